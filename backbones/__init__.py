@@ -1,0 +1,29 @@
+"""Video backbones: an image network plus a rule that gives it time.
+
+model = create_model("timesformer", num_classes=174)
+report = load_weights(model, "TimeSformer_divST_8x32_224_K400.pyth")
+logits = model(clip)                    # clip (B, 3, T, H, W), float and normalised -> (B, num_classes)
+vector = model.embed(clip)              # (B, model.num_features)
+"""
+
+from .cost import count_cost
+from .layouts import LoadReport, WeightsError
+from .model import ClipSpec, Entry, Model
+from .registry import UnknownModel, create_model, list_models, model_entry
+from .weights import load_model, load_weights, save_model
+
+__all__ = [
+    "ClipSpec",
+    "Entry",
+    "LoadReport",
+    "Model",
+    "UnknownModel",
+    "WeightsError",
+    "count_cost",
+    "create_model",
+    "list_models",
+    "load_model",
+    "load_weights",
+    "model_entry",
+    "save_model",
+]

@@ -1,0 +1,122 @@
+"""Which publisher's names a set of weights has, and what they are called here. Recognised by the keys themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be read, or do not belong to the model; the message names the cause and the mend."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One publisher's naming of one network.
+
+    A state dict has this layout if every pattern of `marks` is found in some key of it and none of `never` is;
+    `convert` renames it to our names.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    convert: Callable[[State], State]
+    never: tuple[str, ...] = ()
+
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        return all(_found(mark, state) for mark in self.marks) and not any(_found(mark, state) for mark in self.never)
+
+
+@dataclass
+class LoadReport:
+    """What `load_weights` did. Names are the model's own; the values of the dicts say how or why."""
+
+    source: str
+    layout: str = ""
+    loaded: list[str] = field(default_factory=list)
+    copied: dict[str, str] = field(default_factory=dict)
+    resized: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    initialised: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {self.layout}, {len(self.loaded)} tensors loaded"]
+        lines += [f"  {verb}: {text}" for verb, text in self._changes() if text]
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+    def _changes(self) -> list[tuple[str, str]]:
+        told = [("copied", self.copied), ("resized", self.resized), ("dropped", self.dropped)]
+        changes = [(verb, "; ".join(f"{k} ({v})" for k, v in summarise_names(names).items())) for verb, names in told]
+        fresh = summarise_names(dict.fromkeys(self.initialised, ""))
+        return [*changes, ("left as initialised", ", ".join(fresh))]
+
+
+@dataclass(frozen=True)
+class WeightRules:
+    """How weights reach one family of models.
+
+    layouts: the namings it knows, the most particular first. fit: (model, state under our names, report) -> state
+    that fits the model, resized and completed by the family's rules. traits: the architecture that a state under our
+    names shows.
+    """
+
+    layouts: tuple[Layout, ...]
+    fit: Callable[[nn.Module, State, LoadReport], State]
+    traits: Callable[[Mapping[str, Tensor]], dict[str, object]]
+
+
+def renamer(*rules: tuple[str, str]) -> Callable[[State], State]:
+    """A conversion that applies each (pattern, replacement) to every key, in order."""
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
+
+    def rename(key: str) -> str:
+        for pattern, replacement in compiled:
+            key = pattern.sub(replacement, key)
+        return key
+
+    return lambda state: {rename(key): value for key, value in state.items()}
+
+
+def recognise(layouts: tuple[Layout, ...], state: State) -> Layout | None:
+    """The first layout that the keys fit, or None."""
+    return next((layout for layout in layouts if layout.fits(state)), None)
+
+
+def name_family(state: Mapping[str, Tensor]) -> str | None:
+    """Whose weights these look like, for an error message; None where the keys tell nothing."""
+    return next((name for mark, name in _FAMILIES if _found(mark, state)), None)
+
+
+def summarise_names(names: Mapping[str, str]) -> dict[str, str]:
+    """Fold names that differ only in a block's number: `blocks.*.attn.qkv.weight x12`."""
+    folded: dict[str, list[str]] = {}
+    for name in names:
+        folded.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(name)
+    return {
+        (f"{pattern} x{len(members)}" if len(members) > 1 else members[0]): re.sub(r"\.\d+\.", ".*.", names[members[0]])
+        for pattern, members in folded.items()
+    }
+
+
+def _found(pattern: str, state: Mapping[str, Tensor]) -> bool:
+    return any(re.search(pattern, key) for key in state)
+
+
+_FAMILIES = (
+    (r"temporal_(attn|attention|fc)\b|\btimesformer\.|^time_embed$", "a TimeSformer"),
+    (r"transformer_layers\.layers\.\d+\.attentions", "a TimeSformer (MMAction2)"),
+    (r"^vivit\.|Transformer/encoderblock", "a ViViT"),
+    (r"base_model\.temp_embed", "an X-ViT"),
+    (r"relative_position_bias_table", "a Swin transformer"),
+    (r"patch_embed[1-4]\.|blocks[1-4]\.\d", "a UniFormer"),
+    (r"[Mm]ixed_?[345][a-f]|inception", "an Inception network"),
+    (r"layer[1-4]\.\d+\.|res_blocks", "a ResNet"),
+    (r"^(features|stages)\.\d", "a convolutional network"),
+    (r"encoder_layer_\d|^vit\.|blocks\.\d+\.attn\.qkv|encoder\.layer\.\d+\.attention", "an image ViT"),
+)

@@ -1,0 +1,1 @@
+"""Lifts: the rules that give an image network time."""

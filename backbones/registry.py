@@ -1,0 +1,74 @@
+"""Models by name. Every architecture number is an argument whose default is the published one."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import inspect
+from typing import Any, Literal
+
+from .image.vit import ENTRIES as VIT_ENTRIES
+from .model import Entry, Model
+from .timesformer import ENTRIES as TIMESFORMER_ENTRIES
+
+_ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*TIMESFORMER_ENTRIES, *VIT_ENTRIES)}
+
+
+class UnknownModel(ValueError):
+    """No model has this name; the message names the nearest ones."""
+
+
+def list_models(pattern: str | None = None, kind: Literal["video", "image"] = "video") -> list[str]:
+    """Sorted names, of the video models unless told otherwise; `pattern` is a shell pattern such as "timesformer*"."""
+    names = sorted(entry.name for entry in _ENTRIES.values() if entry.kind == kind)
+    return names if pattern is None else fnmatch.filter(names, pattern)
+
+
+def model_entry(name: str) -> Entry:
+    """The registry's entry for `name`; an unknown name raises UnknownModel."""
+    if name in _ENTRIES:
+        return _ENTRIES[name]
+    near = difflib.get_close_matches(name, _ENTRIES, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known models: {', '.join(list_models())}"
+    raise UnknownModel(f"there is no model {name!r}; {hint}")
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    frames: int | None = None,
+    size: int | None = None,
+    **architecture: Any,
+) -> Model:
+    """Build the network `name` with fresh weights; None means the entry's published default.
+
+    The model carries `.clip` (its input) and `.config`, a JSON-serialisable dict such that
+    `create_model(**model.config)` builds the same network again.
+
+    Raises UnknownModel for a name that is not registered, TypeError for an argument the network does not have (the
+    message lists those it has, with their defaults), ValueError for a value that makes no network.
+    """
+    entry = model_entry(name)
+    given = {"num_classes": num_classes, "frames": frames, "size": size}
+    arguments = _arguments(entry, {k: v for k, v in given.items() if v is not None} | architecture)
+    for key in arguments.keys() & given.keys():
+        if not isinstance(arguments[key], int) or arguments[key] < 1:
+            raise ValueError(f"{name}: {key} must be a whole number of at least 1, got {arguments[key]!r}")
+    model = entry.build(**arguments)
+    model.clip = entry.clip_as_built(arguments)
+    model.config = {"name": name, **arguments}
+    return model
+
+
+def _arguments(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:
+    """Every argument of the entry's network: as given, else the entry's default, else the network's."""
+    parameters = inspect.signature(entry.build).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items()} | dict(entry.defaults)
+    defaults |= {key: getattr(entry.clip, key) for key in ("frames", "size") if key in parameters}
+    for key in given:
+        if key not in defaults:
+            near = difflib.get_close_matches(key, defaults, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ";"
+            known = ", ".join(f"{k}={v!r}" for k, v in defaults.items())
+            raise TypeError(f"{entry.name} has no argument {key!r}{hint} It takes {known}")
+    return defaults | given

@@ -1,0 +1,130 @@
+"""Weights into models, from any publisher's file; models to and from folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .layouts import LoadReport, State, WeightsError, name_family, recognise, summarise_names
+from .model import Model
+from .registry import create_model
+from .weight_files import read_weights
+
+_SHOWN = 4
+
+
+def load_weights(model: Model, source: str | Path | Mapping[str, Tensor], strict: bool = True) -> LoadReport:
+    """Load published or our own weights into `model`, and report what was done.
+
+    source: a .pt/.pth/.pyth or .safetensors file, a folder that holds model.safetensors, or a state dict. Its layout is
+    recognised by its keys. A head of another number of classes is dropped, embeddings of another size are resized,
+    and an image network's weights are lifted; the report says so. With `strict=False`, tensors that do not fit are
+    dropped and those not found stay as initialised, and the report names them.
+
+    Raises WeightsError if the source cannot be read, belongs to another network, or (strict) leaves anything unmatched.
+    """
+    raw, label = read_weights(source)
+    rules = model.weight_rules
+    layout = recognise(rules.layouts, raw)
+    if layout is None:
+        raise WeightsError(_unrecognised(model, raw, label))
+    report = LoadReport(label, layout.name)
+    state = rules.fit(model, layout.convert(raw), report)
+    own = model.state_dict()
+    _drop_foreign_head(state, own, report)
+
+    misfits = {key: f"{tuple(state[key].shape)} here {tuple(own[key].shape)}" for key in own.keys() & state.keys()
+               if state[key].shape != own[key].shape}  # fmt: skip
+    unexpected = [key for key in state if key not in own]
+    missing = [key for key in own if key not in state and key not in report.initialised]
+    if strict and (misfits or unexpected or missing):
+        raise WeightsError(_unfit(model, state, report, misfits, unexpected, missing))
+    report.dropped |= misfits | dict.fromkeys(unexpected, f"no such tensor in {_name(model)}")
+    report.initialised += [*missing, *misfits]
+    model.load_state_dict({key: value for key, value in state.items() if key not in report.dropped}, strict=False)
+    report.loaded = [key for key in own if key in state and key not in report.dropped]
+    return report
+
+
+def save_model(model: Model, folder: str | Path) -> None:
+    """Write `model.safetensors` and `config.json` into `folder`, each put in place whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as workshop:
+        save_file(tensors, Path(workshop, "model.safetensors"), metadata={"format": "pt"})
+        Path(workshop, "config.json").write_text(json.dumps(model.config, indent=2) + "\n")
+        for name in ("model.safetensors", "config.json"):
+            os.replace(Path(workshop, name), folder / name)
+
+
+def load_model(folder: str | Path) -> Model:
+    """Build the model that `save_model` wrote to `folder`, weights included. Raises WeightsError if it holds none."""
+    path = Path(folder, "config.json")
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as a model's configuration ({error})") from error
+    if not isinstance(config, dict) or "name" not in config:
+        raise WeightsError(
+            f"{path} names no model of ours; build one with create_model, then load_weights from {folder}"
+        )
+    model = create_model(**config)
+    load_weights(model, folder)
+    return model
+
+
+def _drop_foreign_head(state: State, own: Mapping[str, Tensor], report: LoadReport) -> None:
+    """Drop a classifier of another number of classes, and accept weights that have none."""
+    head = [key for key in own if key.startswith("head.")]
+    theirs = state.get("head.weight")
+    if theirs is None:
+        report.initialised += head
+    elif theirs.shape[0] != own["head.weight"].shape[0]:
+        why = f"{theirs.shape[0]} classes, this model has {own['head.weight'].shape[0]}"
+        report.dropped |= {key: why for key in head if state.pop(key, None) is not None}
+        report.initialised += head
+
+
+def _unrecognised(model: Model, raw: State, label: str) -> str:
+    family = name_family(raw)
+    what = f"these are the weights of {family}" if family else "its keys are of no network known here"
+    return f"{label} does not fit {_name(model)}: {what}; it begins with {_some(raw)}"
+
+
+def _unfit(
+    model: Model,
+    state: State,
+    report: LoadReport,
+    misfits: Mapping[str, str],
+    unexpected: list[str],
+    missing: list[str],
+) -> str:
+    """Name the likely cause, from how the two architectures differ, then the first keys of each kind."""
+    theirs, ours = model.weight_rules.traits(state), model.weight_rules.traits(model.state_dict())
+    differ = [
+        f"{key} {value}, this model has {ours[key]}" for key, value in theirs.items() if ours.get(key, value) != value
+    ]
+    cause = f"these are weights of {'; '.join(differ)}" if differ else "the keys do not match"
+    lists = (
+        ("other shape", [f"{k} {v}" for k, v in misfits.items()]),
+        ("unexpected", unexpected),
+        ("missing", missing),
+    )
+    detail = "; ".join(f"{kind}: {_some(names)}" for kind, names in lists if names)
+    return f"{report.source} ({report.layout}) does not fit {_name(model)}: {cause}. {detail}"
+
+
+def _some(names: Mapping[str, object] | list[str]) -> str:
+    shown = list(summarise_names(dict.fromkeys(names, "")))
+    return ", ".join(shown[:_SHOWN]) + (f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
+
+
+def _name(model: Model) -> str:
+    return str(model.config.get("name", type(model).__name__))

@@ -1,0 +1,36 @@
+"""What is trained on: files as one manifest, shards written and read, batches in a resumable order, the demo set."""
+
+from .card import Card, read_card
+from .demo import DemoConfig, make_demo
+from .errors import DataError
+from .loader import ClipSettings, TrainBatch, ViewBatch, train_batches, view_batches
+from .manifest import SPLITS, Video, assign_splits, videos_in_csv, videos_in_folder
+from .order import Draw, Position, TrainOrder, epoch_order, rank_share
+from .prepare import PrepareConfig, prepare
+from .shards import ShardedSplit
+
+__all__ = [
+    "SPLITS",
+    "Card",
+    "ClipSettings",
+    "DataError",
+    "DemoConfig",
+    "Draw",
+    "Position",
+    "PrepareConfig",
+    "ShardedSplit",
+    "TrainBatch",
+    "TrainOrder",
+    "Video",
+    "ViewBatch",
+    "assign_splits",
+    "epoch_order",
+    "make_demo",
+    "prepare",
+    "rank_share",
+    "read_card",
+    "train_batches",
+    "videos_in_csv",
+    "videos_in_folder",
+    "view_batches",
+]

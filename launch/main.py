@@ -1,0 +1,109 @@
+"""What the commands share: reading arguments, one clear message for what goes wrong, and `tubelet` itself.
+
+A command run as a file (`deepspeed launch/train.py`, `python launch/train.py`) gets this folder first on sys.path, and
+DeepSpeed's multi-node runner puts the repository's root on PYTHONPATH. Our folders would then hide other packages: a
+bare `datasets` is Hugging Face's. Importing this module takes both off the path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+_LAUNCH = Path(__file__).resolve().parent
+_HIDING = (_LAUNCH, _LAUNCH.parent)
+if not _LAUNCH.parent.name == "tubelet":  # in a checkout; an installed tubelet has nothing of that kind beside it
+    sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() not in _HIDING]
+
+COMMANDS = {
+    "prepare": "make a dataset of WebDataset shards from a folder of classes or a CSV",
+    "train": "train or fine-tune a model on a dataset",
+    "evaluate": "top-1 and top-5 of a trained model, per clip and per video",
+    "embed": "clip embeddings of a dataset as Parquet",
+    "models": "the table of models with parameters and GMACs",
+    "doctor": "versions, accelerators and decoders found, what is missing and how to get it",
+    "demo": "make the demo set: encoded videos that only time tells apart",
+}
+
+Config = TypeVar("Config")
+
+
+def parse(schema: type[Config], command: str, description: str, argv: Sequence[str], default: Any = None) -> Config:
+    """`argv` as the dataclass `schema`. An unknown argument ends the program with its nearest neighbours."""
+    import tyro
+
+    settings = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    return tyro.cli(
+        schema, prog=f"tubelet {command}", description=description, args=list(argv), default=default, config=settings
+    )
+
+
+def start(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> None:
+    """Runs a command and ends the process: 0, or 1 and one message for what the user can mend, 130 on ctrl-C."""
+    arguments = sys.argv[1:] if argv is None else argv
+    # Launchers of old pass the local rank as an argument as well as in the environment.
+    arguments = [word for word in arguments if not word.startswith(("--local_rank=", "--local-rank="))]
+    code = 0
+    try:
+        command(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        if not _is_for_the_user(error):
+            _end(error)
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    _leave(code)
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether the message says it all; of any other error, a defect of ours, the traceback is what is needed."""
+    from tubelet.backbones import UnknownModel, WeightsError
+    from tubelet.datasets import DataError
+    from tubelet.pipeline.errors import ConfigError, RunError
+    from tubelet.video import VideoError
+
+    return isinstance(error, ConfigError | DataError | OSError | RunError | UnknownModel | VideoError | WeightsError)
+
+
+def _end(error: Exception) -> None:
+    """Several ranks must end even when one of them has a defect: with its traceback, and without waiting."""
+    import traceback
+
+    if "torch.distributed" in sys.modules:
+        traceback.print_exception(error)
+        _leave(1)
+
+
+def _leave(code: int) -> None:
+    if "tubelet.pipeline.distributed" in sys.modules:
+        sys.modules["tubelet.pipeline.distributed"].leave(code)
+    raise SystemExit(code)
+
+
+def main() -> None:
+    """The console script `tubelet COMMAND ...`."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print("usage: tubelet COMMAND [ARGUMENTS]\n\n" + "\n".join(f"  {c:{width}}  {t}" for c, t in COMMANDS.items()))
+        print("\ntubelet COMMAND --help lists the arguments of a command")
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=2)
+        mend = f"Did you mean {' or '.join(near)}?" if near else f"Commands: {', '.join(COMMANDS)}"
+        print(f"error: tubelet has no command '{name}'. {mend}", file=sys.stderr)
+        raise SystemExit(2)
+    command = importlib.import_module(f"tubelet.launch.{name}")
+    start(command.main, sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

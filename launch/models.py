@@ -1,0 +1,24 @@
+"""Lists the models: parameters in millions, multiply-accumulates of one view in billions (the papers' GFLOPs), clip."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tubelet.launch.main import parse, start
+
+
+@dataclass(frozen=True)
+class ModelsConfig:
+    match: str | None = None
+    """Only models whose name matches this pattern, such as 'timesformer*'."""
+
+
+def main(argv: Sequence[str]) -> None:
+    config = parse(ModelsConfig, "models", __doc__, argv)
+    from tubelet.pipeline.models import model_table
+
+    for line in model_table(config.match):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,25 @@
+"""Makes a dataset of WebDataset shards from videos. A folder of classes needs no more than
+
+    tubelet prepare --videos FOLDER --out DIR
+
+Each video is opened under a deadline; what is no video, or a damaged one, goes to DIR/report.json with its cause. The
+videos' bytes are kept as they are.
+"""
+
+from collections.abc import Sequence
+
+from tubelet.launch.main import parse, start
+
+
+def main(argv: Sequence[str]) -> None:
+    from tubelet.datasets import PrepareConfig, prepare
+
+    config = parse(PrepareConfig, "prepare", __doc__, argv)
+    card = prepare(config)
+    print(f"{config.out}: {len(card.classes)} classes")
+    for name, split in card.splits.items():
+        print(f"  {name}: {split.videos} videos in {len(split.shards)} shards")
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,1 @@
+"""What runs: configuration, training on DeepSpeed, checkpoints, evaluation, embedding, logs and pictures."""

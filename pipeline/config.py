@@ -1,0 +1,264 @@
+"""The configuration of a training run: defaults < recipe file (YAML) < command line, checked in one place."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import tyro
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from .errors import ConfigError
+
+Config = TypeVar("Config")
+Precision = Literal["fp32", "bf16", "fp16"]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _key_values(words: list[str]) -> dict[str, Any]:
+    pairs = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator:
+            raise ValueError(f"'{word}' is not of the form KEY=VALUE")
+        pairs[key] = yaml.safe_load(value)
+    return pairs
+
+
+KeyValues = Annotated[
+    dict[str, Any],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="KEY=VALUE",
+        instance_from_str=_key_values,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda pairs: [f"{key}={value}" for key, value in pairs.items()],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network."""
+
+    model: str = ""
+    """Name of the model, such as timesformer; `tubelet models` lists them."""
+    weights: Path | None = None
+    """Checkpoint to start from, in any publisher's layout of the network or of its image network."""
+    model_args: KeyValues = field(default_factory=dict)
+    """Architecture arguments of the model, such as depth=4 drop_path=0.1."""
+    frames: Count | None = None
+    """Frames of a clip (default: the model's own)."""
+    stride: Count | None = None
+    """Frames of the video from one frame of a clip to the next (default: the model's own)."""
+    size: Count | None = None
+    """Side of the square frames of a clip, in pixels (default: the model's own)."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What it is trained on."""
+
+    data: Path | None = None
+    """Folder that `tubelet prepare` made."""
+    batch_size: Count = 8
+    """Clips of one process at a time; a training step has batch-size x processes x accumulate of them."""
+    workers: Natural | None = None
+    """Processes that read and decode, for each training process (default: its share of the cores, at most 8)."""
+    sampling: Literal["dense", "segments"] | None = None
+    """Frames of a clip: dense (frames x stride at a random start) or one from each of equal segments, as for SSV2
+    (default: the model's own)."""
+    crop_scale: tuple[Share, Share] = (0.5, 1.0)
+    """Smallest and largest share of a frame's area that a training crop keeps."""
+    crop_ratio: tuple[float, float] = (0.75, 1.3333)
+    """Smallest and largest aspect ratio of a training crop."""
+    flip: Share = 0.5
+    """Probability of mirroring a training clip left to right. 0 where left and right are different classes, as in
+    SSV2."""
+    decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
+    """Which library decodes; a file it is known to read wrongly goes to pyav all the same."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How it is trained."""
+
+    epochs: Count = 30
+    """Passes over the training videos."""
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate of AdamW."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    """Epochs in which the learning rate rises from zero to its peak; from there it falls to min-lr along a cosine."""
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    """Learning rate at the end."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Weight decay; biases, norms and position embeddings have none."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay rates of AdamW's two averages."""
+    label_smoothing: Share = 0.0
+    """Share of the target that is spread over all classes."""
+    clip_grad: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the gradient (0: not clipped)."""
+    accumulate: Count = 1
+    """Batches whose gradients are added up before a step."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """What it runs on."""
+
+    precision: Precision = "fp32"
+    """fp32; bf16 or fp16 mixed precision (parameters stay fp32 under bf16; fp16 needs a GPU)."""
+    zero_stage: Literal[0, 1, 2] = 0
+    """DeepSpeed ZeRO: 0 nothing, 1 optimiser states, 2 also gradients are divided among the processes."""
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    timeout: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds the processes wait for each other before they give up."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What it leaves behind."""
+
+    recipe: str | None = None
+    """YAML file with the sections of this list (model, data, optim, system, run), or the name of a recipe that comes
+    with tubelet; arguments given here win over it."""
+    out: Path | None = None
+    """Folder of the run: checkpoints, logs, pictures. `--checkpoint` of the other commands takes it."""
+    resume: Literal["no", "auto"] = "no"
+    """auto: go on from the last checkpoint in --out, or start when there is none."""
+    seed: int = 0
+    """Decides the initial weights, the order of videos, their clips and crops, and dropout."""
+    eval_every: Natural = 1
+    """Epochs from one evaluation on the validation split to the next (0: never)."""
+    save_every: Count = 1
+    """Epochs from one checkpoint to the next."""
+    save_steps: Natural = 0
+    """Steps from one checkpoint to the next, besides those of save-every (0: none)."""
+    keep: Count = 2
+    """Checkpoints that are kept, besides the best one."""
+    log_every: Count = 10
+    """Steps from one line of the log to the next."""
+    wandb: str | None = None
+    """Weights & Biases project to log to as well (needs `pip install tubelet[wandb]`)."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run, whole."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    system: SystemConfig = field(default_factory=SystemConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+RECIPES = Path(__file__).parent.parent / "launch" / "recipes"
+
+
+def read_recipe(source: str) -> TrainConfig:
+    """The configuration of a recipe: a YAML file with the sections of TrainConfig, by path or by the name of one that
+    comes with tubelet. Raises ConfigError for a missing file, an unknown key (with the nearest known one) or a value
+    that does not fit."""
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        path = RECIPES / f"{source}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+        near = difflib.get_close_matches(source, known, n=3, cutoff=0.4)
+        raise ConfigError(
+            f"--recipe {source}: no such file or recipe. "
+            + (f"Did you mean {', '.join(near)}? " if near else "")
+            + f"Recipes that come with tubelet: {', '.join(known) or 'none'}"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: is not readable YAML ({' '.join(str(error).split())})") from error
+    return validate(TrainConfig, content, str(path))
+
+
+def validate(schema: type[Config], content: Any, source: str) -> Config:
+    """`content` (a mapping) as an instance of the dataclass `schema`. Raises ConfigError with one line per fault."""
+    try:
+        return TypeAdapter(schema).validate_python(content)
+    except ValidationError as error:
+        faults = [_fault(schema, fault) for fault in error.errors(include_url=False)]
+        raise ConfigError(f"{source}: " + "; ".join(faults)) from None
+
+
+def _fault(schema: type, fault: Mapping[str, Any]) -> str:
+    where = [str(part) for part in fault["loc"]]
+    if fault["type"] != "unexpected_keyword_argument":
+        got = "" if isinstance(fault["input"], Mapping) else f", got {fault['input']!r}"
+        return f"{'.'.join(where)}: {fault['msg'][:1].lower()}{fault['msg'][1:]}{got}"
+    section: Any = schema
+    for part in where[:-1]:
+        section = get_type_hints(section).get(part, section)
+    known = [f.name for f in fields(section)] if is_dataclass(section) else []
+    near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
+    mend = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    return f"unknown key {'.'.join(where)}; {mend}"
+
+
+def checked(config: TrainConfig) -> TrainConfig:
+    """`config` with its ranges checked, also those that came from the command line, and what a run cannot do without.
+
+    Raises ConfigError.
+    """
+    config = validate(TrainConfig, asdict(config), "the arguments")
+    missing = [
+        f"--{name} {metavar}"
+        for name, metavar, value in (
+            ("model", "NAME", config.model.model),
+            ("data", "DIR", config.data.data),
+            ("out", "RUN", config.run.out),
+        )
+        if not value
+    ]
+    if missing:
+        raise ConfigError(
+            f"training needs {', '.join(missing)}. For example: "
+            "tubelet prepare --videos FOLDER_OF_CLASSES --out shards && "
+            "deepspeed launch/train.py --model timesformer_tiny --data shards --out run"
+        )
+    low, high = config.data.crop_scale
+    if not 0 < low <= high or not 0 < config.data.crop_ratio[0] <= config.data.crop_ratio[1]:
+        raise ConfigError("--crop-scale and --crop-ratio each take a smaller and a larger positive number, in order")
+    if config.optim.warmup_epochs > config.optim.epochs:
+        raise ConfigError(
+            f"--warmup-epochs {config.optim.warmup_epochs:g} is longer than --epochs {config.optim.epochs}: "
+            "lower the warm-up or train longer"
+        )
+    return config
+
+
+def as_yaml(config: TrainConfig) -> str:
+    """The configuration as a recipe that gives it again."""
+    return yaml.safe_dump(TypeAdapter(type(config)).dump_python(config, mode="json"), sort_keys=False)
+
+
+def with_model_defaults(config: TrainConfig, frames: int, stride: int, size: int, sampling: str) -> TrainConfig:
+    """`config` with the model's own clip wherever it was left open: what is saved is what ran."""
+    model = replace(config.model, frames=frames, stride=stride, size=size)
+    return replace(config, model=model, data=replace(config.data, sampling=sampling))

@@ -1,0 +1,121 @@
+"""The processes of a run: who am I, on which device, and how all of them end together."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from .errors import RunError
+
+# What srun sets, used only where no launcher has set the names torch knows. Address and port come from the job script.
+_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+_ALONE = {
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """rank of this process among `size`; local: how many processes share this machine; device it computes on."""
+
+    rank: int
+    size: int
+    local: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if dist.is_initialized():
+            dist.barrier()
+
+    def gather(self, value: object) -> list:
+        """`value` of every rank, in order, on every rank."""
+        if not dist.is_initialized():
+            return [value]
+        values: list = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def default_workers(self) -> int:
+        """Worker processes for decoding: this process's share of the cores it may run on, at most 8."""
+        return max(1, min(8, len(os.sched_getaffinity(0)) // self.local))
+
+
+def join(timeout: float, *, always: bool = False) -> World:
+    """Joins the other processes of a launcher (deepspeed, torchrun, srun), or stands alone under plain python.
+
+    timeout: seconds after which a process that waits for the others gives up. always: form a process group even
+    alone, as DeepSpeed wants it. Raises RunError when the launcher's variables make no sense or nobody answers.
+    """
+    if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and "MASTER_ADDR" in os.environ:
+        os.environ.update({name: os.environ[slurm] for name, slurm in _SLURM.items() if slurm in os.environ})
+    for name, value in _ALONE.items():
+        os.environ.setdefault(name, value)
+    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or size)
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise RunError(
+                f"process {local_rank} of this machine has no GPU of its own: there are {torch.cuda.device_count()}. "
+                "Start at most as many processes as GPUs"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        # Launchers set one thread a process; alone, a process has the machine.
+        if size > 1 and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+    if (size > 1 or always) and not dist.is_initialized():
+        _form_group(device, timeout)
+    return World(rank, size, local, device)
+
+
+def _form_group(device: torch.device, timeout: float) -> None:
+    limit = timedelta(seconds=timeout)
+    # Groups that DeepSpeed makes later take their time-out from here and from nowhere else.
+    dist.distributed_c10d.default_pg_timeout = limit
+    dist.distributed_c10d.default_pg_nccl_timeout = limit  # type: ignore[attr-defined]
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        if os.environ["WORLD_SIZE"] == "1" and os.environ["MASTER_PORT"] == "0":
+            store = dist.HashStore()
+            dist.init_process_group(_backend(device), store=store, rank=0, world_size=1, timeout=limit)
+        else:
+            dist.init_process_group(_backend(device), timeout=limit)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(
+            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} could not meet the others at {where} "
+            f"({str(error).splitlines()[0]}). Check that the address is reachable and the port free"
+        ) from error
+
+
+def _backend(device: torch.device) -> str:
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def leave(code: int) -> None:
+    """Ends the process with `code`; does not return where a process group was formed.
+
+    With several ranks a normal interpreter exit aborts now and then after all work is done (gloo's threads outlive
+    what they use), so the process ends itself once everything is flushed.
+    """
+    if dist.is_initialized():
+        if code == 0:
+            dist.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)

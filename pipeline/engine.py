@@ -1,0 +1,78 @@
+"""DeepSpeed: our configuration as its JSON, and a model with its optimiser as an engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import OptimConfig, SystemConfig
+from .distributed import World
+from .errors import ConfigError
+
+
+def deepspeed_json(optim: OptimConfig, system: SystemConfig, batch: int, parameters: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run. batch: clips of a process at a time; parameters: of the model, which
+    bounds the communication buckets (DeepSpeed's default of 5e8 elements is 2 GB of buffer for any model)."""
+    bucket = min(parameters, 50_000_000)
+    return {
+        "train_micro_batch_size_per_gpu": batch,
+        "gradient_accumulation_steps": optim.accumulate,
+        "gradient_clipping": optim.clip_grad,
+        "steps_per_print": 10**9,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": system.zero_stage,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            "overlap_comm": False,
+        },
+        # fp32 parameters, bf16 arithmetic where it is safe: works at every stage, and with batch norm.
+        "torch_autocast": {"enabled": system.precision == "bf16", "dtype": "bfloat16"},
+        "fp16": {"enabled": system.precision == "fp16"},
+    }
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's two groups: with weight decay, and without it for vectors (biases, norms) and what the model names."""
+    exempt = model.no_weight_decay()  # type: ignore[operator]
+    decayed, spared = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (spared if parameter.ndim <= 1 or name in exempt else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+
+
+def start_engine(model: nn.Module, optim: OptimConfig, system: SystemConfig, batch: int, world: World) -> Any:
+    """The DeepSpeed engine around `model`, already on its device. Raises ConfigError for a precision that it lacks."""
+    if system.precision == "fp16" and world.device.type == "cpu":
+        raise ConfigError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    import deepspeed  # takes seconds, and only training needs it
+    from deepspeed.ops import __compatible_ops__
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    if world.device.type == "cpu":
+        # Compiles C++ for half a minute at the first start, and serves only inference.
+        __compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    # torch's AdamW, from here: DeepSpeed's own would compile an extension on the user's machine at the first start.
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, optim.weight_decay), lr=optim.lr, betas=optim.betas, fused=world.device.type == "cuda"
+    )
+    count = sum(parameter.numel() for parameter in model.parameters())
+    config = deepspeed_json(optim, system, batch, count)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    return engine
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    for group in _groups(engine):
+        group["lr"] = rate
+
+
+def _groups(engine: Any) -> Iterable[dict[str, Any]]:
+    return engine.optimizer.param_groups

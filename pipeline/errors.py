@@ -1,0 +1,11 @@
+"""What a user is told when a command is asked for something it cannot do."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """An argument, a recipe or a combination of them that cannot work: one message with the cause and the mend."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot start or go on: a checkpoint that does not fit, a loss that is no number."""

@@ -1,0 +1,180 @@
+"""Scores of a model on a split: several views a video, top-1 and top-5 per clip and per video."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from tubelet.datasets import ClipSettings, DataError, ShardedSplit, rank_share, view_batches
+
+from .checkpoint import load_trained
+from .config import Precision
+from .distributed import World, join
+from .errors import ConfigError
+from .files import write_json
+from .inputs import ClipInput, autocast
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    checkpoint: Path | None = None
+    """Folder of a training run (its best checkpoint is taken), or one checkpoint in it."""
+    data: Path | None = None
+    """Folder that `tubelet prepare` made."""
+    split: str = "val"
+    """Split to evaluate on."""
+    views: str | None = None
+    """Views of a video, temporal x spatial, such as 4x3: clips evenly spread over the video, times crops of each (1 or
+    3) (default: as the model was published)."""
+    batch_size: int = 16
+    """Clips of one process at a time."""
+    workers: int | None = None
+    """Processes that read and decode (default: this process's share of the cores, at most 8)."""
+    precision: Precision = "fp32"
+    """Precision of the arithmetic."""
+    decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
+    """Which library decodes."""
+    out: Path | None = None
+    """JSON file for the results (default: evaluation-<split>-<views>.json in the checkpoint's folder)."""
+    timeout: float = 1800.0
+    """Seconds the processes wait for each other before they give up."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Accuracies as shares from 0 to 1. videos, clips: scored; unread: videos that could not be read, not counted.
+
+    The score of a video is the mean of its clips' softmax; top-k counts a hit among the k highest of it, k = 5 or the
+    number of classes where there are fewer.
+    """
+
+    videos: int
+    clips: int
+    unread: int
+    clip_top1: float
+    clip_top5: float
+    video_top1: float
+    video_top5: float
+
+    def __str__(self) -> str:
+        each = self.clips // max(self.videos, 1)
+        unread = f"; {self.unread} videos could not be read and are not counted" if self.unread else ""
+        return (
+            f"per video top-1 {self.video_top1:.2%}, top-5 {self.video_top5:.2%}; "
+            f"per clip top-1 {self.clip_top1:.2%}, top-5 {self.clip_top5:.2%} "
+            f"({self.videos} videos, {each} view{'s' if each != 1 else ''} each{unread})"
+        )
+
+
+def parse_views(text: str) -> tuple[int, int]:
+    """'4x3' -> (4, 3), temporal and spatial. Raises ConfigError."""
+    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
+    temporal, spatial = (int(number) for number in match.groups()) if match else (0, 0)
+    if temporal < 1 or spatial not in (1, 3):
+        raise ConfigError(
+            f"--views {text}: give temporal x spatial views, such as 4x3: at least 1 clip, and 1 or 3 crops of each"
+        )
+    return temporal, spatial
+
+
+def evaluate(config: EvaluateConfig) -> Metrics:
+    """Evaluates as `config` says, prints the scores on rank 0 and writes them beside the checkpoint."""
+    views = parse_views(config.views) if config.views else None
+    model, state, checkpoint = load_trained(config.checkpoint)
+    if config.data is None:
+        raise DataError("nothing to evaluate on. --data takes a folder that `tubelet prepare` made")
+    split = ShardedSplit(config.data, config.split)
+    check_classes(split, state.classes, checkpoint)
+    world = join(config.timeout)
+    views = views or model.clip.views  # type: ignore[union-attr]  # every model of ours has its clip
+    settings = ClipSettings(**asdict(state.clip), decoder=config.decoder)
+    workers = world.default_workers() if config.workers is None else config.workers
+    metrics = score(
+        model.to(world.device), split, settings, views, world, config.batch_size, workers, config.precision
+    )
+    if world.is_main:
+        shape = "x".join(map(str, views))
+        out = config.out or checkpoint / f"evaluation-{config.split}-{shape}.json"
+        print(f"{checkpoint} on {config.split} of {config.data}, views {shape}:\n  {metrics}\n  written to {out}")
+        about = {"checkpoint": checkpoint, "data": config.data, "split": config.split, "views": shape}
+        write_json(out, {**about, **asdict(metrics)})
+    return metrics
+
+
+def check_classes(split: ShardedSplit, classes: list[str], checkpoint: Path) -> None:
+    """Raises ConfigError unless the data has the classes, in the order, that the checkpoint was trained on."""
+    if split.classes == classes:
+        return
+    if not split.classes:
+        raise DataError(f"{split.folder}: its videos have no labels to score against. Prepare it with labels")
+    missing, new = [c for c in classes if c not in split.classes], [c for c in split.classes if c not in classes]
+    parts = [f"{len(missing)} are missing, such as '{missing[0]}'"] if missing else []
+    parts += [f"{len(new)} are unknown to it, such as '{new[0]}'"] if new else []
+    raise ConfigError(
+        f"{checkpoint} tells {len(classes)} classes apart, and {split.folder} has {len(split.classes)}: "
+        + ("; ".join(parts) or "the same ones in another order")
+        + ". Give the data the model was trained on, or fine-tune it on this data"
+    )
+
+
+@torch.inference_mode()
+def score(
+    model: nn.Module,
+    split: ShardedSplit,
+    settings: ClipSettings,
+    views: tuple[int, int],
+    world: World,
+    clips_at_a_time: int,
+    workers: int,
+    precision: str,
+) -> Metrics:
+    """Metrics of `model`, on the device, over all ranks: each video on one rank, once. The same on every rank."""
+    was_training = model.training
+    model.eval()
+    share = rank_share(len(split), world.size, world.rank)
+    inputs = ClipInput(model.clip, world.device, precision)  # type: ignore[arg-type]
+    per_batch = max(1, clips_at_a_time // (views[0] * views[1]))
+    top = min(5, len(split.classes))
+    hits = np.zeros(6, np.int64)  # videos, clips, then hits: clip top-1, clip top-5, video top-1, video top-5
+    unread = 0
+    with tqdm(total=len(share), desc="evaluating", unit=" videos", disable=None if world.is_main else True) as bar:
+        for batch in view_batches(split, settings, views, share, per_batch, workers):
+            for _, key, cause in batch.faults:
+                unread += 1
+                print(f"not evaluated: {key}: {cause}", file=sys.stderr)
+            if len(batch.indices):
+                scores = _scores(model, inputs, batch.clips, clips_at_a_time, precision)
+                hits += _hits(scores, batch.labels.to(world.device), top)
+            bar.update(len(batch.indices) + len(batch.faults))
+    model.train(was_training)
+    everywhere = world.gather((hits, unread))
+    videos, clips, *counts = (int(n) for n in sum(part for part, _ in everywhere))
+    lost = sum(part for _, part in everywhere)
+    if videos == 0:
+        raise DataError(f"{split.folder}: none of its {lost} {split.split} videos can be read. Prepare it again")
+    return Metrics(videos, clips, lost, counts[0] / clips, counts[1] / clips, counts[2] / videos, counts[3] / videos)
+
+
+def _scores(
+    model: nn.Module, inputs: ClipInput, clips: torch.Tensor, clips_at_a_time: int, precision: str
+) -> torch.Tensor:
+    """Softmax scores (B, V, classes) of clips (B, V, T, S, S, 3), at most `clips_at_a_time` in the model at once."""
+    flat = clips.flatten(0, 1)
+    with autocast(inputs.device, precision):
+        logits = [model(inputs.views(part)) for part in flat.split(clips_at_a_time)]
+    return torch.cat(logits).float().softmax(-1).unflatten(0, clips.shape[:2])
+
+
+def _hits(scores: torch.Tensor, labels: torch.Tensor, top: int) -> np.ndarray:
+    per_clip = scores.topk(top, -1).indices == labels[:, None, None]
+    per_video = scores.mean(1).topk(top, -1).indices == labels[:, None]
+    found = (per_clip[..., 0].sum(), per_clip.sum(), per_video[..., 0].sum(), per_video.sum())
+    return np.array([len(labels), scores.shape[0] * scores.shape[1], *(int(n) for n in found)])

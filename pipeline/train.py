@@ -1,0 +1,290 @@
+"""The training run, from top to bottom: join, data, model, engine, then steps, evaluations and checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tubelet.backbones import create_model, load_weights
+from tubelet.datasets import (
+    ClipSettings,
+    DataError,
+    ShardedSplit,
+    TrainBatch,
+    TrainOrder,
+    train_batches,
+)
+
+from .checkpoint import Checkpoints, Clip, State
+from .config import TrainConfig, as_yaml, checked, with_model_defaults
+from .distributed import World, join
+from .engine import set_learning_rate, start_engine
+from .environment import describe
+from .errors import ConfigError, RunError
+from .evaluate import score
+from .files import write_json, write_text
+from .inputs import ClipInput
+from .logs import Faults, RunLog
+from .pictures import draw_clips, draw_curves
+from .schedule import learning_rate
+
+
+def train(config: TrainConfig) -> Path:
+    """Trains as `config` says, on all processes of the launcher. Returns the folder of the run:
+
+        config.yaml, environment.json     what ran, on what
+        log.jsonl, tensorboard/           loss, accuracy, learning rate, gradient norm, clips/s, data wait, step time
+        clips.png, curves.png             clips as the model sees them, the curves of the run
+        checkpoints/                      see pipeline/checkpoint.py
+
+    Raises ConfigError, RunError, and whatever data, models and weights raise for what cannot be used.
+    """
+    config = checked(config)
+    run: Path = config.run.out  # type: ignore[assignment]  # checked
+    split = ShardedSplit(config.data.data, "train")  # type: ignore[arg-type]  # checked
+    if not split.classes:
+        raise DataError(f"{split.folder}: its videos have no labels to train on. Prepare it with classes")
+    val_split = ShardedSplit(split.folder, "val") if "val" in split.card.splits and config.run.eval_every else None
+    model = build_model(config, len(split.classes))
+    config = with_model_defaults(config, **clip_of(config, model))
+    world = join(config.system.timeout, always=True)
+    order = TrainOrder.fitting(
+        len(split), config.run.seed, config.data.batch_size, world.size, config.optim.accumulate
+    )
+
+    checkpoints = _open_run(run, config, world)
+    engine = start_engine(model.to(world.device), config.optim, config.system, order.batch, world)
+    state = State(
+        step=0,
+        epoch=0,
+        consumed=0,
+        world=world.size,
+        zero_stage=config.system.zero_stage,
+        model=model.config,  # type: ignore[arg-type]
+        classes=split.classes,
+        clip=Clip(**clip_of(config, model)),
+    )
+    if config.run.resume == "auto" and (latest := checkpoints.latest()) is not None:
+        resumed = checkpoints.restore(engine, latest, config.system.zero_stage)
+        state = replace(state, step=resumed.step, epoch=resumed.epoch, consumed=resumed.consumed)
+    log = _start_log(config, world, order, state, val_split)
+
+    settings = clip_settings(config)
+    workers = world.default_workers() if config.data.workers is None else config.data.workers
+    batches = train_batches(split, settings, order, state.position, world.rank, workers)
+    inputs = ClipInput(model.clip, world.device, config.system.precision)  # type: ignore[arg-type]
+    criterion = nn.CrossEntropyLoss(label_smoothing=config.optim.label_smoothing)
+    meter = Meter(world)
+    while state.epoch < config.optim.epochs:
+        progress = state.epoch + state.consumed / len(split)
+        rate = learning_rate(
+            progress,
+            epochs=config.optim.epochs,
+            peak=config.optim.lr,
+            warmup_epochs=config.optim.warmup_epochs,
+            minimum=config.optim.min_lr,
+        )
+        set_learning_rate(engine, rate)
+        # What is random in a step follows from the step, so a run that goes on from a checkpoint repeats it exactly.
+        torch.manual_seed(step_seed(config.run.seed, state.step, world.rank))
+        for _ in range(config.optim.accumulate):
+            batch = meter.waiting_for(batches)
+            clips, labels = inputs.train(batch)
+            if log is not None and not (run / "clips.png").exists():
+                draw_clips(inputs.pictures(clips), [split.classes[i] for i in batch.labels], run / "clips.png")
+            logits = engine(clips)
+            loss = criterion(logits, labels)
+            engine.backward(loss)
+            engine.step()
+            meter.add(loss.detach(), logits.detach(), labels, batch)
+
+        epoch = state.epoch
+        position = order.after(state.position)
+        state = replace(state, step=state.step + 1, epoch=position.epoch, consumed=position.consumed, metrics=None)
+        epoch_ends = state.epoch > epoch
+        if log is not None:
+            log.advance()
+        if state.step % config.run.log_every == 0 or epoch_ends:
+            line = meter.read(engine, rate)
+            if log is not None:
+                log.write(state.step, "train", epoch=progress, **line)
+            if not math.isfinite(line["loss"]):
+                raise RunError(
+                    f"the loss is {line['loss']} at step {state.step}, and a checkpoint of it would be of no use. "
+                    f"Lower --lr ({config.optim.lr:g}) or lengthen --warmup-epochs, and --resume auto"
+                )
+        if epoch_ends and val_split is not None and _due(state.epoch, config.run.eval_every, config.optim.epochs):
+            metrics = score(
+                engine.module, val_split, settings, (1, 1), world, 2 * order.batch, workers, config.system.precision
+            )
+            state = replace(state, metrics=asdict(metrics))
+            meter.restart()
+            if log is not None:
+                log.write(state.step, "eval", epoch=state.epoch, **asdict(metrics))
+                log.say(f"epoch {state.epoch}/{config.optim.epochs}: {metrics}")
+        if (epoch_ends and _due(state.epoch, config.run.save_every, config.optim.epochs)) or (
+            config.run.save_steps and state.step % config.run.save_steps == 0
+        ):
+            checkpoints.save(engine, state)
+            meter.restart()
+
+    if log is not None:
+        log.close()
+        draw_curves(run, run / "curves.png")
+        print(f"the run is in {run}: clips.png, curves.png, log.jsonl, checkpoints/", flush=True)
+    return run
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+
+
+def _due(epoch: int, every: int, epochs: int) -> bool:
+    return epoch % every == 0 or epoch >= epochs
+
+
+def build_model(config: TrainConfig, classes: int) -> nn.Module:
+    """The model of a run, with its first weights. Raises ConfigError for arguments that it does not take."""
+    torch.manual_seed(config.run.seed)
+    name = config.model.model
+    try:
+        model = create_model(
+            name, num_classes=classes, frames=config.model.frames, size=config.model.size, **config.model.model_args
+        )
+    except TypeError as error:
+        raise ConfigError(f"--model-args of {name}: {error}") from error
+    if config.model.weights is not None:
+        print(load_weights(model, config.model.weights), flush=True)
+    if config.system.grad_checkpointing:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    return model
+
+
+def clip_of(config: TrainConfig, model: Any) -> dict[str, Any]:
+    """The clip of a run: the model's own, but for what the configuration says otherwise."""
+    clip = model.clip
+    return {
+        "frames": clip.frames,
+        "stride": config.model.stride or clip.stride,
+        "size": clip.size,
+        "sampling": config.data.sampling or clip.sampling,
+    }
+
+
+def clip_settings(config: TrainConfig) -> ClipSettings:
+    """What the loader makes of each video, from a configuration whose clip is settled."""
+    model, data = config.model, config.data
+    return ClipSettings(
+        model.frames,  # type: ignore[arg-type]
+        model.stride,  # type: ignore[arg-type]
+        model.size,  # type: ignore[arg-type]
+        data.sampling,  # type: ignore[arg-type]
+        data.crop_scale,
+        data.crop_ratio,
+        data.flip,
+        data.decoder,
+    )
+
+
+def _open_run(run: Path, config: TrainConfig, world: World) -> Checkpoints:
+    """The run's folder and what says how it was started. Raises RunError when it holds another run already."""
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"{run}: is a file. Give --out a folder")
+    taken = (run / "checkpoints" / "latest").exists()
+    world.barrier()
+    if taken and config.run.resume == "no":
+        raise RunError(f"{run}: already holds a run. Add --resume auto to go on with it, or choose another --out")
+    checkpoints = Checkpoints(run, world, config.run.keep)
+    if world.is_main:
+        write_text(run / "config.yaml", as_yaml(config))
+        write_json(run / "environment.json", describe())
+        if not taken:  # a run that died before its first checkpoint begins again
+            (run / "log.jsonl").unlink(missing_ok=True)
+    world.barrier()
+    return checkpoints
+
+
+def _start_log(
+    config: TrainConfig, world: World, order: TrainOrder, state: State, val_split: ShardedSplit | None
+) -> RunLog | None:
+    """Rank 0's log, after it has said what is about to happen; None on the other ranks."""
+    if not world.is_main:
+        return None
+    total = order.steps_per_epoch * config.optim.epochs
+    log = RunLog(config.run.out, state.step, total, asdict(config), config.run.wandb)  # type: ignore[arg-type]
+    if order.batch < config.data.batch_size:
+        log.say(f"batches of {order.batch} instead of {config.data.batch_size}: there are only {order.count} videos")
+    left_out = order.count - order.steps_per_epoch * order.step_samples
+    log.say(
+        f"{config.model.model}: {order.count} training videos, {len(val_split) if val_split else 0} for validation, "
+        f"{world.size} x {world.device.type}, {order.steps_per_epoch} steps of {order.step_samples} clips an epoch"
+        + (f", {left_out} videos sit each epoch out" if left_out else "")
+        + (f"; going on at step {state.step}" if state.step else "")
+    )
+    return log
+
+
+class Meter:
+    """Means since the last reading. Nothing in `add` waits for the device; `read` does."""
+
+    def __init__(self, world: World):
+        self.world = world
+        self.faults = Faults()
+        self.sums = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss * clips, hits, clips
+        self.batches = 0
+        self.waited = 0.0
+        self.paused = 0.0
+        self.started = time.perf_counter()
+
+    def waiting_for(self, batches: Iterator[TrainBatch]) -> TrainBatch:
+        """The next batch; the time it is waited for counts as data wait. Raises RunError when none comes."""
+        began = time.perf_counter()
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            raise RunError(f"the video loader stopped: {error}") from error
+        self.waited += time.perf_counter() - began
+        return batch
+
+    def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, batch: TrainBatch) -> None:
+        hits = (logits.argmax(-1) == labels).sum()
+        self.sums += torch.stack([loss * len(labels), hits, torch.full_like(hits, len(labels))])
+        self.faults.add(batch.faults)
+        self.batches += 1
+
+    def restart(self) -> None:
+        """Leaves out the time since the last reading, which was not spent on training."""
+        self.started = time.perf_counter()
+        self.waited = 0.0
+
+    def read(self, engine: Any, rate: float) -> dict[str, Any]:
+        """The line of the log, over all ranks, and a new start. Every rank calls it."""
+        sums = self.sums.clone()
+        if self.world.size > 1:
+            torch.distributed.all_reduce(sums)
+        loss, hits, clips = sums.tolist()
+        elapsed = time.perf_counter() - self.started
+        norm = engine.get_global_grad_norm()
+        line = {
+            "loss": loss / clips,
+            "top1": hits / clips,
+            "lr": rate,
+            "grad_norm": None if norm is None else float(norm),
+            "clips_per_s": clips / elapsed,
+            "step_ms": 1000 * elapsed * engine.gradient_accumulation_steps() / self.batches,
+            "data_wait": self.waited / elapsed,
+            "skipped_steps": engine.skipped_steps,
+            "faults": dict(self.faults.by_cause),
+        }
+        self.sums.zero_()
+        self.batches = 0
+        self.restart()
+        return line

@@ -1,0 +1,35 @@
+"""One video: open and decode it, choose the frames of a clip, transform, re-encode and draw them.
+
+with open_video("clip.mp4") as video:
+    clip = video.frames(random_clip(video.info.frames, frames=16, stride=4, rng=np.random.default_rng(0)))
+"""
+
+from .draw import contact_sheet
+from .encode import encode_video
+from .errors import VideoError
+from .info import VideoInfo
+from .opening import BACKENDS, available_backends, open_video, probe
+from .reader import VideoReader
+from .sampling import clip_views, random_clip, segment_clip, segment_views
+from .transforms import crop_resize, flip, normalize, random_crop_box, spatial_views
+
+__all__ = [
+    "BACKENDS",
+    "VideoError",
+    "VideoInfo",
+    "VideoReader",
+    "available_backends",
+    "clip_views",
+    "contact_sheet",
+    "crop_resize",
+    "encode_video",
+    "flip",
+    "normalize",
+    "open_video",
+    "probe",
+    "random_clip",
+    "random_crop_box",
+    "segment_clip",
+    "segment_views",
+    "spatial_views",
+]
