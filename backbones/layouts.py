@@ -34,10 +34,11 @@ class Layout:
 
 @dataclass
 class LoadReport:
-    """What `load_weights` did. Names are the model's own; the values of the dicts say how or why."""
+    """What `load_weights` did: our names, of `total` in the model; the values of the dicts say how or why."""
 
     source: str
     layout: str = ""
+    total: int = 0
     loaded: list[str] = field(default_factory=list)
     copied: dict[str, str] = field(default_factory=dict)
     resized: dict[str, str] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class LoadReport:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{self.source}: {self.layout}, {len(self.loaded)} tensors loaded"]
+        lines = [f"{self.source}: {self.layout}, {len(self.loaded)} of {self.total} tensors loaded"]
         lines += [f"  {verb}: {text}" for verb, text in self._changes() if text]
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 

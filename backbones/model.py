@@ -108,8 +108,7 @@ class Model(nn.Module, ABC):
         return block(*inputs)
 
     def check_input(self, x: Tensor, smallest: int) -> None:
-        """Raise ValueError unless `x` has this model's axes, three channels, a float dtype and sides of at least
-        `smallest`."""
+        """Raise ValueError unless `x` has this model's axes, three channels, a float dtype and sides >= `smallest`."""
         wanted = f"{type(self).__name__} takes ({', '.join(self.axes)}) float with H and W of at least {smallest}"
         shape = tuple(x.shape)
         if x.ndim != len(self.axes) or shape[1] != 3:

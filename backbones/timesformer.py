@@ -72,8 +72,10 @@ class TimeSformer(Model):
             nn.init.normal_(self.time_embed, std=time_embed_std)
         if attention == "divided":
             rates = drop_path_rates(drop_path, depth)
-            self.blocks = nn.ModuleList(DividedBlock(b, dim, r) for b, r in zip(image.blocks, rates, strict=True))
-            self._init_time()
+            blocks = [DividedBlock(block, dim, rate) for block, rate in zip(image.blocks, rates, strict=True)]
+            for block in blocks:  # an own random start for time, where the lift copied the attention over space
+                block.temporal_attn.apply(init_linear)
+            self.blocks = nn.ModuleList(blocks)
         self.time_drop = nn.Dropout(dropout)
         self.norm, self.head = image.norm, image.head
         self.head_drop = nn.Dropout(head_dropout)
@@ -118,26 +120,22 @@ class TimeSformer(Model):
         """Class token (1, 1, C) and patches (B*T, N, C), each with its position."""
         x = self.patch_embed(clip.transpose(1, 2).flatten(0, 1))
         height, width = clip.shape[-2] // self.patch, clip.shape[-1] // self.patch
-        pos = self.pos_embed
+        pos: Tensor = self.pos_embed
         if height * width + 1 != pos.shape[1]:
             pos = nearest_grid(pos, (height, width))
         return self.cls_token + pos[:, :1], x + pos[:, 1:]
 
     def _embed_time(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """Class token (B, 1, C) and patches (B, N, T, C), contiguous, with position and time."""
+        assert self.time_embed is not None, "space-only attention has no time embedding"
         cls, x = self._embed_space(clip)
         batch, _, frames = clip.shape[:3]
-        time = self.time_embed
+        time: Tensor = self.time_embed
         if frames != time.shape[1]:
             time = nearest_sequence(time, frames)
         x = self.pos_drop(x).unflatten(0, (batch, frames)).transpose(1, 2)
         x = self.time_drop(x.contiguous() + time.unsqueeze(1))
         return self.pos_drop(cls.expand(batch, -1, -1)), x
-
-    def _init_time(self) -> None:
-        """Give attention over time its own random start, where the lift had copied that over space."""
-        for block in self.blocks:
-            block.temporal_attn.apply(init_linear)
 
 
 _PAPER = "Bertasius et al., Is Space-Time Attention All You Need for Video Understanding?, ICML 2021 (arXiv:2102.05095)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ def load_weights(model: Model, source: str | Path | Mapping[str, Tensor], strict
     layout = recognise(rules.layouts, raw)
     if layout is None:
         raise WeightsError(_unrecognised(model, raw, label))
-    report = LoadReport(label, layout.name)
+    report = LoadReport(label, layout.name, total=len(model.state_dict()))
     state = rules.fit(model, layout.convert(raw), report)
     own = model.state_dict()
     _drop_foreign_head(state, own, report)
@@ -60,6 +61,7 @@ def save_model(model: Model, folder: str | Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as workshop:
         save_file(tensors, Path(workshop, "model.safetensors"), metadata={"format": "pt"})
         Path(workshop, "config.json").write_text(json.dumps(model.config, indent=2) + "\n")
+        shutil.copymode(Path(workshop, "config.json"), Path(workshop, "model.safetensors"))  # else the owner's alone
         for name in ("model.safetensors", "config.json"):
             os.replace(Path(workshop, name), folder / name)
 

@@ -6,7 +6,7 @@ from .errors import DataError
 from .loader import ClipSettings, TrainBatch, ViewBatch, train_batches, view_batches
 from .manifest import SPLITS, Video, assign_splits, videos_in_csv, videos_in_folder
 from .order import Draw, Position, TrainOrder, epoch_order, rank_share
-from .prepare import PrepareConfig, prepare
+from .preparing import PrepareConfig, prepare
 from .shards import ShardedSplit
 
 __all__ = [

@@ -20,6 +20,11 @@ _HIDING = (_LAUNCH, _LAUNCH.parent)
 if not _LAUNCH.parent.name == "tubelet":  # in a checkout; an installed tubelet has nothing of that kind beside it
     sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() not in _HIDING]
 
+# Decoding processes and the threads of a CPU's matrix products share the same cores. Threads that spin while they wait,
+# which is the default, then stand in the way of what they wait for: steps took eight times as long. Read by the OpenMP
+# library when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 COMMANDS = {
     "prepare": "make a dataset of WebDataset shards from a folder of classes or a CSV",
     "train": "train or fine-tune a model on a dataset",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import math
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ def deepspeed_json(optim: OptimConfig, system: SystemConfig, batch: int, paramet
     """The DeepSpeed configuration of a run. batch: clips of a process at a time; parameters: of the model, which
     bounds the communication buckets (DeepSpeed's default of 5e8 elements is 2 GB of buffer for any model)."""
     bucket = min(parameters, 50_000_000)
+    ours = clips_itself(system)
     return {
         "train_micro_batch_size_per_gpu": batch,
         "gradient_accumulation_steps": optim.accumulate,
-        "gradient_clipping": optim.clip_grad,
+        "gradient_clipping": 0.0 if ours else optim.clip_grad,
         "steps_per_print": 10**9,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {
@@ -69,10 +70,28 @@ def start_engine(model: nn.Module, optim: OptimConfig, system: SystemConfig, bat
     return engine
 
 
+def clips_itself(system: SystemConfig) -> bool:
+    """Whether gradients are clipped in `step` below: with torch's own optimiser DeepSpeed clips them too, but does
+    not tell their norm."""
+    return system.zero_stage == 0 and system.precision != "fp16"
+
+
 def set_learning_rate(engine: Any, rate: float) -> None:
-    for group in _groups(engine):
+    for group in engine.optimizer.param_groups:
         group["lr"] = rate
 
 
-def _groups(engine: Any) -> Iterable[dict[str, Any]]:
-    return engine.optimizer.param_groups
+def step(engine: Any, optim: OptimConfig, system: SystemConfig) -> torch.Tensor | float | None:
+    """After each backward: takes the optimiser step when `optim.accumulate` of them are done.
+
+    Returns the norm of the gradient before clipping, where a step was taken.
+    """
+    if not engine.is_gradient_accumulation_boundary():
+        engine.step()
+        return None
+    if clips_itself(system):
+        norm = nn.utils.clip_grad_norm_(engine.module.parameters(), optim.clip_grad or math.inf)
+        engine.step()
+        return norm
+    engine.step()
+    return engine.get_global_grad_norm()

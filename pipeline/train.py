@@ -26,7 +26,7 @@ from tubelet.datasets import (
 from .checkpoint import Checkpoints, Clip, State
 from .config import TrainConfig, as_yaml, checked, with_model_defaults
 from .distributed import World, join
-from .engine import set_learning_rate, start_engine
+from .engine import set_learning_rate, start_engine, step
 from .environment import describe
 from .errors import ConfigError, RunError
 from .evaluate import score
@@ -103,7 +103,7 @@ def train(config: TrainConfig) -> Path:
             logits = engine(clips)
             loss = criterion(logits, labels)
             engine.backward(loss)
-            engine.step()
+            norm = step(engine, config.optim, config.system)
             meter.add(loss.detach(), logits.detach(), labels, batch)
 
         epoch = state.epoch
@@ -113,7 +113,7 @@ def train(config: TrainConfig) -> Path:
         if log is not None:
             log.advance()
         if state.step % config.run.log_every == 0 or epoch_ends:
-            line = meter.read(engine, rate)
+            line = meter.read(engine, rate, norm)
             if log is not None:
                 log.write(state.step, "train", epoch=progress, **line)
             if not math.isfinite(line["loss"]):
@@ -265,14 +265,13 @@ class Meter:
         self.started = time.perf_counter()
         self.waited = 0.0
 
-    def read(self, engine: Any, rate: float) -> dict[str, Any]:
+    def read(self, engine: Any, rate: float, norm: torch.Tensor | float | None) -> dict[str, Any]:
         """The line of the log, over all ranks, and a new start. Every rank calls it."""
         sums = self.sums.clone()
         if self.world.size > 1:
             torch.distributed.all_reduce(sums)
         loss, hits, clips = sums.tolist()
         elapsed = time.perf_counter() - self.started
-        norm = engine.get_global_grad_norm()
         line = {
             "loss": loss / clips,
             "top1": hits / clips,

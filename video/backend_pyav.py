@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from .errors import VideoError
 from .reader import VideoReader
@@ -24,10 +26,11 @@ class PyAVReader(VideoReader):
         super().__init__(source, scan, fallback)
         self._container = source.container()
         self._stream = video_stream(self._container, source.name)
+        self._nal_length = _nal_length_size(self._stream)
         # One for all frames: it keeps FFmpeg's scaling context, which each frame would otherwise make anew.
         self._scaler = VideoReformatter()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._container.close()
 
     def _read(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -65,6 +68,7 @@ class PyAVReader(VideoReader):
         """The wanted frames between packet `key` and packet `last`. Ends early at any damage or doubt."""
         scan, decoder = self._scan, self._stream.codec_context
         index_of = {int(scan.pts[scan.order[index]]): index for index in wanted}
+        needed = {int(scan.order[index]) for index in wanted}
         # MP4 seeks in decoding time; other containers know only presentation time.
         stamps = scan.dts if scan.format.startswith("mov") else scan.pts
         try:
@@ -75,6 +79,9 @@ class PyAVReader(VideoReader):
                     at = self._landing(packet.pts, key)
                     if at is None:
                         return
+                if at not in needed and packet.size and self._is_spare(packet):
+                    at += 1
+                    continue
                 # The last packet is followed by a flush: its frame need not wait for the ones after it.
                 frames = decoder.decode(packet)
                 if at == last and packet.size:
@@ -89,6 +96,21 @@ class PyAVReader(VideoReader):
                 at += 1
         except av.FFmpegError:
             return  # whatever is left is decoded from the start, which names the fault
+
+    def _is_spare(self, packet: Packet) -> bool:
+        """Whether no other frame is predicted from this H.264 packet: 4 in 10 of Kinetics, and a fifth of its time."""
+        if not self._nal_length:
+            return False
+        data, at, pictures = memoryview(packet), 0, 0
+        while at + self._nal_length < len(data):
+            length = int.from_bytes(data[at : at + self._nal_length], "big")
+            header = data[at + self._nal_length]
+            kind, reference = header & 31, header >> 5 & 3
+            if kind in (7, 8) or (1 <= kind <= 5 and reference):  # parameter sets serve later pictures too
+                return False
+            pictures += 1 <= kind <= 5
+            at += self._nal_length + length
+        return pictures > 0
 
     def _landing(self, pts: int | None, key: int) -> int | None:
         """The packet that a seek to `key` found, or None where decoding from it would not be right."""
@@ -114,5 +136,12 @@ class PyAVReader(VideoReader):
         width, height = (self.info.height, self.info.width) if turned else (self.info.width, self.info.height)
         rgb = self._scaler.reformat(frame, width, height, "rgb24", threads=1)
         plane = rgb.planes[0]
-        image = np.ndarray((height, width, 3), np.uint8, buffer=plane, strides=(plane.line_size, 3, 1))
+        image = np.ndarray((height, width, 3), np.uint8, buffer=memoryview(plane), strides=(plane.line_size, 3, 1))
         return np.rot90(image, -self.info.rotation // 90)
+
+
+def _nal_length_size(stream: VideoStream) -> int:
+    """Bytes before each unit of an H.264 packet that tell its length (MP4, Matroska), or 0 for other streams."""
+    header = stream.codec_context.extradata or b""
+    is_avcc = stream.codec_context.name == "h264" and len(header) > 6 and header[0] == 1
+    return (header[4] & 3) + 1 if is_avcc else 0

@@ -33,6 +33,8 @@ def why_unreadable(file: BinaryIO) -> str | None:
         return "not a video: it begins with nothing but zeros"
     if head[4:8] in _MP4_BOXES:
         return _why_mp4(file, size)
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return avi_fault(file) or "its AVI header is damaged"
     if head.startswith(_EBML):
         return matroska_fault(file) or "its Matroska header is damaged"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 
 import numpy as np
 import torch
@@ -54,6 +55,5 @@ def _shortened(label: str, room: int, font: ImageFont.FreeTypeFont | ImageFont.I
     text = " ".join(label.split())
     if font.getlength(text) <= room:
         return text
-    while text and font.getlength(text + "...") > room:
-        text = text[:-1]
-    return text + "..."
+    fitting = bisect_right(range(len(text)), room, key=lambda length: math.ceil(font.getlength(text[:length] + "...")))
+    return text[: max(fitting - 1, 0)] + "..."

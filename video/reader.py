@@ -28,6 +28,7 @@ class VideoReader(ABC):
         self.fallback = fallback
         self._source = source
         self._scan = scan
+        self._closed = False
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Those frames, counted from 0 in presentation order, in the order asked for; repeats are decoded once.
@@ -35,6 +36,8 @@ class VideoReader(ABC):
         Returns uint8 RGB (T, H, W, 3), turned upright; a frame of another size than the first is scaled to it.
         Errors: VideoError for an index out of range, and where a frame or one that it is predicted from is damaged.
         """
+        if self._closed:
+            raise VideoError(self._source.name, "the reader is closed")
         wanted = np.asarray(indices, np.int64).reshape(-1)
         outside = wanted[(wanted < 0) | (wanted >= self.info.frames)]
         if outside.size:
@@ -61,8 +64,14 @@ class VideoReader(ABC):
         """(index, uint8 RGB (H, W, 3)) of each of the ascending, distinct `wanted`, in any order."""
 
     @abstractmethod
+    def _close(self) -> None:
+        """Lets go of the file and the decoder."""
+
     def close(self) -> None:
-        """Lets go of the file and the decoder; once is enough, more do no harm."""
+        """Lets go of the file and the decoder; a second time does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._close()
 
     def __enter__(self) -> VideoReader:
         return self

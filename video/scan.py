@@ -51,10 +51,9 @@ class Scan:
 def video_stream(container: InputContainer, name: str) -> VideoStream:
     """The best video stream, set to decode in this thread only. Errors: VideoError where there is none."""
     stream = container.streams.best("video")
-    if stream is None:
+    if not isinstance(stream, VideoStream):
         kinds = sorted({other.type for other in container.streams})
-        found = f"only {', '.join(kinds)}" if kinds else "the container is empty"
-        raise VideoError(name, f"no video stream: {found}")
+        raise VideoError(name, f"no video stream: only {', '.join(kinds)}")
     # A threaded decoder hangs after fork, and one clip per worker is the parallelism. dav1d only heeds the count.
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
@@ -99,7 +98,7 @@ def quarter_turns(frame: VideoFrame) -> int:
 
 def decode_all(source: Source) -> Iterator[VideoFrame | av.FFmpegError]:
     """Every frame of `source` from the start, in output order, and the decoder's errors in the place of lost frames."""
-    with source.container() as container:
+    with source.container() as container, source.reading("its packets cannot be read"):
         stream = video_stream(container, source.name)
         for packet in container.demux(stream):
             try:
@@ -147,7 +146,8 @@ def _read_packets(source: Source, container: InputContainer, stream: VideoStream
         whole = f"{len(packets) - cut} of {max(promised, len(packets))} frames"
         raise VideoError(source.name, f"{whole} are in the file whole: it is cut short or damaged")
     if first is None:
-        cause = f"the {stream.codec_context.name} decoder says: {refused.strerror}" if refused else "it has no frames"
+        decoder = stream.codec_context.name
+        cause = f"the {decoder} decoder refuses it ({refused.strerror})" if refused else "it has none"
         raise VideoError(source.name, f"no frame decodes: {cause}")
     return packets, first
 
@@ -207,7 +207,7 @@ def _timing(
     nominal = float(declared) if declared else 25.0
     stamps = [value for value in pts if value is not None]
     if len(stamps) < len(pts) or any(late < early for early, late in pairwise(stamps)):
-        times = np.arange(len(pts)) / nominal  # no usable stamps: the container's rate is all that is known
+        times: np.ndarray = np.arange(len(pts)) / nominal  # no usable stamps: the container's rate is all that is known
     else:
         times = (np.array(stamps, np.int64) - stamps[0]) * float(time_base)
     gap = float(times[-1] / (len(times) - 1)) if len(times) > 1 and times[-1] > 0 else 1 / nominal

@@ -42,11 +42,18 @@ class Source:
         target = io.BytesIO(self.where) if isinstance(self.where, bytes) else str(self.where)
         try:
             # A playlist that poses as a video must not make FFmpeg fetch from the network. Titles come in any encoding.
-            return av.open(target, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+            container = av.open(target, "r", options={"protocol_whitelist": "file"}, metadata_errors="replace")
         except av.FFmpegError as error:
-            with self.file() as file:
-                cause = why_unreadable(file)
-            raise VideoError(self.name, cause or f"not a video that FFmpeg knows: {error.strerror}") from error
+            cause = self._why_unreadable() or f"not a video: FFmpeg knows no such format ({error.strerror})"
+            raise VideoError(self.name, cause) from error
+        if not len(container.streams):
+            container.close()
+            raise VideoError(self.name, self._why_unreadable() or "no video stream: the container is empty")
+        return container
+
+    def _why_unreadable(self) -> str | None:
+        with self.file() as file:
+            return why_unreadable(file)
 
     @contextmanager
     def reading(self, doing: str) -> Iterator[None]:

@@ -1,5 +1,4 @@
-"""The vision transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021), under timm's parameter
-names.
+"""The vision transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021), with timm's names.
 
 Shapes: B images, (3, H, W) pixels, patches of p x p, N = (H // p) * (W // p), C channels, h heads.
     image (B, 3, H, W) -> patch_embed (B, N, C) -> class token and positions (B, 1 + N, C) -> blocks -> norm
@@ -75,8 +74,7 @@ class LayerScale(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: while training, a residual is dropped for a sample (an entry of the first axis) at this
-    rate."""
+    """Stochastic depth: while training, drop a residual at this rate for each entry of its first axis."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

@@ -28,16 +28,13 @@ class DividedBlock(nn.Module):
 
     def __init__(self, block: nn.Module, dim: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.norm1, self.attn, self.ls1 = block.norm1, block.attn, getattr(block, "ls1", nn.Identity())
-        self.temporal_norm1 = copy.deepcopy(block.norm1)
-        self.temporal_attn = copy.deepcopy(block.attn)
+        parts = dict(block.named_children())
+        self.norm1, self.attn, self.ls1 = parts["norm1"], parts["attn"], parts.get("ls1", nn.Identity())
+        self.temporal_norm1 = copy.deepcopy(self.norm1)
+        self.temporal_attn = copy.deepcopy(self.attn)
         self.temporal_fc = nn.Linear(dim, dim)
-        self.norm2, self.mlp, self.ls2 = block.norm2, block.mlp, getattr(block, "ls2", nn.Identity())
+        self.norm2, self.mlp, self.ls2 = parts["norm2"], parts["mlp"], parts.get("ls2", nn.Identity())
         self.drop_path = DropPath(drop_path)
-        self.start_without_time()
-
-    def start_without_time(self) -> None:
-        """Zero the last layer of the attention over time, so that its residual is nothing."""
         nn.init.zeros_(self.temporal_fc.weight)
         nn.init.zeros_(self.temporal_fc.bias)
 

@@ -1,0 +1,97 @@
+"""What many tests share: a few real encoded videos, a dataset made of them, and the commands as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tubelet.datasets import DemoConfig, PrepareConfig, make_demo, prepare
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four classes with six videos each, in three codecs."""
+    return make_demo(DemoConfig(out=tmp_path_factory.mktemp("videos") / "classes", videos=24, pairs=2, seed=7))
+
+
+@pytest.fixture(scope="session")
+def dataset(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as shards, small enough that there are several of them."""
+    out = tmp_path_factory.mktemp("dataset") / "shards"
+    prepare(PrepareConfig(out=out, videos=videos, shard_mb=0.2, split="0.34"))
+    return out
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    out: str
+
+
+class Started:
+    """A command in a process group of its own, so that all it has started can be ended with it."""
+
+    def __init__(self, command: list[str], cwd: Path, log: Path, env: dict[str, str]):
+        self.log = log
+        with log.open("w") as handle:
+            self.process = subprocess.Popen(
+                command, cwd=cwd, stdout=handle, stderr=subprocess.STDOUT, env=env, start_new_session=True
+            )
+
+    def wait(self, timeout: float) -> Finished:
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"not finished after {timeout} s:\n{self.log.read_text()[-3000:]}")
+        return Finished(code, self.log.read_text())
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def start(tmp_path: Path):
+    """Starts a command from the repository's root: start("tubelet", "train", ...) or start("deepspeed", ...)."""
+    started: list[Started] = []
+
+    def run(*words: object, cwd: Path = ROOT, **env: str) -> Started:
+        command = [str(SCRIPTS / str(words[0])), *map(str, words[1:])]
+        # Launchers start `python` by its path or by name: both must be this environment's.
+        path = os.pathsep.join([str(SCRIPTS), os.environ["PATH"]])
+        everything = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env}
+        started.append(Started(command, cwd, tmp_path / f"log-{len(started)}.txt", everything))
+        return started[-1]
+
+    yield run
+    for one in started:
+        if one.process.poll() is None:
+            one.kill()
+
+
+@pytest.fixture
+def tubelet(start):
+    """Runs a command of ours to its end: tubelet("prepare", "--videos", ...)."""
+
+    def run(*words: object, timeout: float = 120, **env: str) -> Finished:
+        return start("tubelet", *words, **env).wait(timeout)
+
+    return run
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

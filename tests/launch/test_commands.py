@@ -1,0 +1,232 @@
+"""The commands as a user starts them: real launcher, real encoded videos, two processes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pandas
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+TINY = ("--model", "timesformer_tiny", "--model-args", "dim=32", "depth=2", "heads=2", "--workers", "1")
+
+
+def deepspeed(start, port: int, processes: int, *words: object):
+    launcher = ("deepspeed", "--master_port", port, "--num_accelerators", processes)
+    return start(*launcher, "launch/train.py", *TINY, *words, DS_ACCELERATOR="cpu")
+
+
+def losses(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    training = [line for line in lines if line["kind"] == "train"]
+    assert len({line["step"] for line in training}) == len(training), "a step stands twice in the log"
+    return {line["step"]: line["loss"] for line in training}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_the_whole_way_in_two_processes(start, tubelet, dataset: Path, runs: Path, free_port: int) -> None:
+    run = runs / "two"
+    words = ("--data", dataset, "--out", run, "--epochs", 2, "--batch-size", 2, "--accumulate", 2, "--log-every", 1)
+    done = deepspeed(start, free_port, 2, *words, "--zero-stage", 1).wait(180)
+    assert done.code == 0, done.out
+    assert f"the run is in {run}" in done.out
+    assert "epoch 2/2: per video top-1" in done.out
+    assert len(losses(run)) == 2 * 2  # 16 training videos, 8 a step
+    for name in ("clips.png", "curves.png", "config.yaml", "environment.json"):
+        assert (run / name).stat().st_size > 100
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["frames"] == 8
+    assert list((run / "tensorboard").iterdir())
+
+    evaluated = tubelet("evaluate", "--checkpoint", run, "--data", dataset, "--views", "2x3")
+    assert evaluated.code == 0, evaluated.out
+    assert "per video top-1" in evaluated.out
+    assert "(8 videos, 6 views each)" in evaluated.out
+
+    embedded = tubelet("embed", "--checkpoint", run, "--data", dataset, "--out", runs / "embeddings", "--clips", 2)
+    assert embedded.code == 0, embedded.out
+    frame = pandas.read_parquet(runs / "embeddings")
+    assert list(frame.columns) == ["key", "split", "label", "start", "end", "vector"]
+    assert len(frame) == 24 * 2
+    assert frame.key.nunique() == 24
+    assert (frame.label == frame.key.str.split("/").str[0]).all()
+    assert (frame.end > frame.start).all()
+    assert {len(vector) for vector in frame.vector} == {32}
+    about = json.loads(pq.read_schema(next((runs / "embeddings").glob("*.parquet"))).metadata[b"tubelet"])
+    assert about["model"]["name"] == "timesformer_tiny"
+
+
+def test_a_run_killed_in_the_middle_goes_on_with_the_same_losses(
+    start, dataset: Path, runs: Path, free_port: int
+) -> None:
+    words = ("--data", dataset, "--epochs", 6, "--batch-size", 4, "--log-every", 1, "--eval-every", 0)
+    words += ("--save-steps", 3, "--model-args", "dim=32", "depth=2", "heads=2", "drop_path=0.2", "dropout=0.1")
+    straight = deepspeed(start, free_port, 2, *words, "--out", runs / "straight").wait(180)
+    assert straight.code == 0, straight.out
+
+    killed = deepspeed(start, free_port + 1, 2, *words, "--out", runs / "killed")
+    deadline = time.monotonic() + 120
+    log = runs / "killed" / "log.jsonl"
+    while time.monotonic() < deadline and not (log.exists() and '"step": 5' in log.read_text()):
+        time.sleep(0.02)
+    killed.kill()
+    done_steps = max(losses(runs / "killed"))
+    assert 5 <= done_steps < 12, "not killed in the middle"
+    assert (runs / "killed" / "checkpoints" / "latest").exists()
+
+    refused = deepspeed(start, free_port + 2, 2, *words, "--out", runs / "killed").wait(120)
+    assert refused.code != 0
+    assert "already holds a run. Add --resume auto" in refused.out
+
+    resumed = deepspeed(start, free_port + 3, 2, *words, "--out", runs / "killed", "--resume", "auto").wait(180)
+    assert resumed.code == 0, resumed.out
+    assert "going on at step" in resumed.out
+    assert losses(runs / "killed") == losses(runs / "straight")
+    last = "checkpoints/step-00000012/model.safetensors"
+    ours, theirs = load_file(runs / "killed" / last), load_file(runs / "straight" / last)
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+@pytest.mark.parametrize(
+    "system",
+    [("--precision", "bf16", "--zero-stage", "0"), ("--precision", "bf16", "--zero-stage", "2")],
+    ids=["bf16 zero 0", "bf16 zero 2"],
+)
+def test_precisions_and_stages(tubelet, dataset: Path, tmp_path: Path, system: tuple[str, ...]) -> None:
+    words = ("train", *TINY, "--data", dataset, "--out", tmp_path / "run", "--epochs", 1, "--batch-size", 8)
+    done = tubelet(*words, *system, "--accumulate", 2, "--grad-checkpointing")
+    assert done.code == 0, done.out
+    assert losses(tmp_path / "run")[1] == pytest.approx(1.39, abs=0.5)
+
+
+def test_torchrun_and_plain_python_take_the_same_script(start, dataset: Path, tmp_path: Path, free_port: int) -> None:
+    words = (*TINY, "--data", dataset, "--epochs", 1, "--eval-every", 0)
+    alone = start("python", "launch/train.py", *words, "--batch-size", 8, "--out", tmp_path / "alone").wait(120)
+    assert alone.code == 0, alone.out
+    launcher = ("torchrun", "--nproc-per-node", 2, "--master-port", free_port)
+    two = start(*launcher, "launch/train.py", *words, "--batch-size", 4, "--out", tmp_path / "two").wait(120)
+    assert two.code == 0, two.out
+    one, other = losses(tmp_path / "alone"), losses(tmp_path / "two")
+    assert one.keys() == other.keys()
+    assert list(one.values()) == pytest.approx(list(other.values()), rel=1e-5)
+
+
+class TestTheWrongWayRound:
+    """Each mistake gets one message, no traceback, and an exit code that is not 0."""
+
+    @pytest.fixture(scope="class")
+    def trained(self, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A run of a model with random weights, without the time to train one."""
+        from dataclasses import replace
+
+        from tubelet.pipeline.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+        from tubelet.pipeline.train import train
+
+        run = tmp_path_factory.mktemp("trained") / "run"
+        config = TrainConfig(
+            ModelConfig("timesformer_tiny", model_args={"dim": 32, "depth": 1, "heads": 2}),
+            DataConfig(dataset, batch_size=8, workers=0),
+            OptimConfig(epochs=1),
+            run=RunConfig(out=run, eval_every=0),
+        )
+        return train(replace(config))
+
+    def fails(self, done, *parts: str) -> None:
+        assert done.code not in (0, None), done.out
+        assert "Traceback" not in done.out, done.out
+        flat = " ".join(done.out.replace("│", " ").split())
+        for part in parts:
+            assert part in flat, done.out
+
+    def test_unknown_command(self, tubelet) -> None:
+        self.fails(tubelet("trian"), "no command 'trian'. Did you mean train?")
+
+    def test_unknown_option(self, tubelet) -> None:
+        self.fails(tubelet("train", "--epoch", 3), "--epoch", "--epochs")
+
+    def test_no_arguments(self, tubelet) -> None:
+        self.fails(tubelet("train"), "training needs --model NAME, --data DIR, --out RUN")
+        self.fails(tubelet("prepare"), "nothing to prepare")
+        self.fails(tubelet("evaluate"), "no checkpoint given")
+        self.fails(tubelet("embed"), "embedding needs")
+
+    def test_unknown_model(self, tubelet, dataset: Path, tmp_path: Path) -> None:
+        done = tubelet("train", "--model", "timesfromer", "--data", dataset, "--out", tmp_path / "run")
+        self.fails(done, "timesfromer", "timesformer")
+
+    def test_folders(self, tubelet, tmp_path: Path) -> None:
+        self.fails(tubelet("prepare", "--videos", tmp_path / "no", "--out", tmp_path / "out"), "no such folder")
+        (tmp_path / "empty").mkdir()
+        self.fails(tubelet("prepare", "--videos", tmp_path / "empty", "--out", tmp_path / "out"), "folder is empty")
+        (tmp_path / "one" / "only").mkdir(parents=True)
+        (tmp_path / "one" / "only" / "a.mp4").touch()
+        self.fails(tubelet("prepare", "--videos", tmp_path / "one", "--out", tmp_path / "out"), "only one class")
+
+    def test_data(self, tubelet, tmp_path: Path) -> None:
+        words = ("train", "--model", "timesformer_tiny", "--data", tmp_path, "--out", tmp_path / "run")
+        self.fails(tubelet(*words), "it is not a prepared dataset")
+
+    def test_views(self, tubelet, trained: Path, dataset: Path) -> None:
+        done = tubelet("evaluate", "--checkpoint", trained, "--data", dataset, "--views", "0x3")
+        self.fails(done, "--views 0x3: give temporal x spatial views")
+
+    def test_more_ranks_than_videos(self, start, tmp_path: Path, videos: Path, tubelet, free_port: int) -> None:
+        words = ("--videos", videos, "--out", tmp_path / "few", "--split", "0.95", "--check", "packets")
+        assert tubelet("prepare", *words).code == 0  # one training video of each class
+        words = ("--data", tmp_path / "few", "--out", tmp_path / "run", "--accumulate", 3)
+        done = deepspeed(start, free_port, 2, *words).wait(120)
+        self.fails(done, "4 training videos are too few for 2 ranks x 3 accumulated batches")
+
+    def test_checkpoint_of_another_model(self, tubelet, trained: Path, dataset: Path, tmp_path: Path) -> None:
+        words = ("train", *TINY, "--data", dataset, "--out", trained, "--resume", "auto", "--epochs", 2)
+        self.fails(tubelet(*words), "is of another model: depth was 1 and is now 2")
+        weights = trained / "checkpoints" / "step-00000002" / "model.safetensors"
+        words = ("train", "--model", "timesformer_tiny", "--weights", weights, "--data", dataset)
+        self.fails(tubelet(*words, "--out", tmp_path / "run"), "32", "96")
+
+    def test_checkpoint_of_other_classes(self, tubelet, trained: Path, videos: Path, tmp_path: Path) -> None:
+        labels = tmp_path / "labels.csv"
+        rows = [f"{path.relative_to(videos)},{'up' if i % 2 else 'left'}" for i, path in enumerate(videos.rglob("*.*"))]
+        labels.write_text("\n".join(["path,label", *rows]))
+        words = ("--labels", labels, "--videos", videos, "--out", tmp_path / "other", "--check", "packets")
+        assert tubelet("prepare", *words).code == 0
+        done = tubelet("evaluate", "--checkpoint", trained, "--data", tmp_path / "other")
+        self.fails(done, "tells 4 classes apart", "has 2", "3 are missing, such as 'anticlockwise'", "such as 'up'")
+
+    def test_no_checkpoint(self, tubelet, dataset: Path, tmp_path: Path) -> None:
+        done = tubelet("evaluate", "--checkpoint", tmp_path / "no", "--data", dataset)
+        self.fails(done, "no such folder. --checkpoint takes the --out of a training run")
+
+    def test_fp16_on_a_cpu(self, tubelet, dataset: Path, tmp_path: Path) -> None:
+        words = ("train", *TINY, "--data", dataset, "--out", tmp_path / "run", "--precision", "fp16")
+        self.fails(tubelet(*words), "--precision fp16 needs a GPU")
+
+
+def test_help_names_defaults_and_units(tubelet) -> None:
+    assert "prepare" in tubelet("--help").out
+    for command in ("prepare", "train", "evaluate", "embed", "models", "doctor", "demo"):
+        done = tubelet(command, "--help")
+        assert done.code == 0
+        assert "default" in done.out or command == "doctor"
+    assert "Seconds" in tubelet("prepare", "--help").out
+
+
+def test_models_lists_parameters_and_macs(tubelet) -> None:
+    done = tubelet("models", "--match", "timesformer")
+    assert done.code == 0, done.out
+    assert "121.57" in done.out
+    assert "195.8" in done.out
+
+
+def test_doctor_says_what_is_missing(tubelet) -> None:
+    done = tubelet("doctor")
+    assert done.code == 0, done.out
+    for word in ("torch", "deepspeed", "decoders", "pyav", "accelerators"):
+        assert word in done.out

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tubelet.launch.main import parse
+from tubelet.pipeline.config import (
+    RECIPES,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    as_yaml,
+    checked,
+    read_recipe,
+)
+from tubelet.pipeline.errors import ConfigError
+from tubelet.pipeline.train import build_model
+
+WHOLE = TrainConfig(
+    model=ModelConfig(model="timesformer_tiny"), data=DataConfig(data=Path("d")), run=RunConfig(out=Path("r"))
+)
+
+
+def recipe(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_arguments_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path: Path) -> None:
+    base = read_recipe(recipe(tmp_path, "optim: {epochs: 3, lr: 0.5}\nmodel: {model_args: {depth: 2}}"))
+    config = parse(TrainConfig, "train", "", ["--epochs", "5", "--batch-size", "2"], base)
+    assert (config.optim.epochs, config.optim.lr, config.data.batch_size) == (5, 0.5, 2)
+    assert config.model.model_args == {"depth": 2}
+    assert config.optim.weight_decay == OptimConfig().weight_decay
+
+
+def test_model_arguments_are_typed(tmp_path: Path) -> None:
+    words = ["--model-args", "depth=2", "drop_path=0.1", "attention=joint", "qkv_bias=false"]
+    config = parse(TrainConfig, "train", "", words)
+    assert config.model.model_args == {"depth": 2, "drop_path": 0.1, "attention": "joint", "qkv_bias": False}
+
+
+def test_what_is_saved_gives_the_run_again(tmp_path: Path) -> None:
+    config = replace(WHOLE, model=ModelConfig(model="x", model_args={"depth": 2}, frames=4))
+    assert read_recipe(recipe(tmp_path, as_yaml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {epoch: 3}", "unknown key optim.epoch; did you mean epochs?"),
+        ("optimizer: {}", "unknown key optimizer; did you mean optim?"),
+        ("optim: {epochs: many}", "optim.epochs: input should be a valid integer.*got 'many'"),
+        ("optim: {lr: -1}", "optim.lr: input should be greater than 0, got -1"),
+        ("system: {precision: fp8}", "system.precision: input should be 'fp32', 'bf16' or 'fp16', got 'fp8'"),
+        ("optim: [", "is not readable YAML"),
+        ("just words", "recipe.yaml"),
+    ],
+)
+def test_recipes_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(recipe(tmp_path, text))
+
+
+def test_an_unknown_recipe_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean demo\?.*finetune-tiny"):
+        read_recipe("demos")
+
+
+def test_what_a_run_needs_is_said_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"training needs --model NAME, --data DIR, --out RUN.*tubelet prepare"):
+        checked(TrainConfig())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optim": OptimConfig(epochs=0)}, "optim.epochs: input should be greater than or equal to 1, got 0"),
+        ({"optim": OptimConfig(warmup_epochs=40.0)}, "--warmup-epochs 40 is longer than --epochs 30"),
+        ({"data": DataConfig(data=Path("d"), crop_scale=(0.9, 0.5))}, "--crop-scale"),
+    ],
+)
+def test_ranges_are_checked_wherever_a_value_came_from(change: dict, message: str) -> None:
+    assert checked(WHOLE) == WHOLE
+    with pytest.raises(ConfigError, match=message):
+        checked(replace(WHOLE, **change))
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_recipes_that_come_with_tubelet_build_their_model(file: Path) -> None:
+    assert file.read_text().startswith("# "), "a recipe says what it is for"
+    assert yaml.safe_load(file.read_text())
+    model = build_model(read_recipe(file.stem), 5)
+    assert model.num_classes == 5
+
+
+def test_an_unknown_model_argument_names_the_known_ones() -> None:
+    config = replace(WHOLE, model=ModelConfig(model="timesformer_tiny", model_args={"dept": 2}))
+    with pytest.raises(ConfigError, match="depth"):
+        build_model(config, 5)
