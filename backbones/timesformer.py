@@ -9,7 +9,7 @@ Shapes: B clips, T frames, N patches a frame (H // p by W // p), C channels.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class TimeSformer(Model):
             drop_path=drop_path, embed_std=embed_std,
         )  # fmt: skip
         self.num_features, self.patch, self.attention = dim, patch, attention
-        self.cls_token, self.pos_embed = image.cls_token, image.pos_embed
+        self.cls_token, self.pos_embed = cast(nn.Parameter, image.cls_token), image.pos_embed
         self.patch_embed, self.pos_drop, self.blocks = image.patch_embed, image.pos_drop, image.blocks
         self.time_embed = None
         if attention != "space":

@@ -40,8 +40,8 @@ def load_weights(model: Model, source: str | Path | Mapping[str, Tensor], strict
     own = model.state_dict()
     _drop_foreign_head(state, own, report)
 
-    misfits = {key: f"{tuple(state[key].shape)} here {tuple(own[key].shape)}" for key in own.keys() & state.keys()
-               if state[key].shape != own[key].shape}  # fmt: skip
+    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state}
+    misfits = {key: f"{theirs}, here {ours}" for key, (theirs, ours) in shapes.items() if theirs != ours}
     unexpected = [key for key in state if key not in own]
     missing = [key for key in own if key not in state and key not in report.initialised]
     if strict and (misfits or unexpected or missing):
