@@ -9,6 +9,7 @@ Shapes: B clips, T frames, N patches a frame (H // p by W // p), C channels.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -29,8 +30,8 @@ class TimeSformer(Model):
     `temporal_*`. Another T, H or W than built resizes the embeddings by nearest neighbour, as published: a grid of
     another shape with the same number of patches takes the position embedding as it stands.
 
-    embed_std is the spread of the class token and position embedding at initialisation, time_embed_std that of the time
-    embedding, which is published as zero.
+    At initialisation init_std is the spread of linear weights, embed_std that of the class token and the position
+    embedding, time_embed_std that of the time embedding, which is published as zero.
     """
 
     weight_rules = TIMESFORMER_WEIGHTS
@@ -52,6 +53,7 @@ class TimeSformer(Model):
         attention_dropout: float = 0.0,
         head_dropout: float = 0.0,
         drop_path: float = 0.1,
+        init_std: float = 0.02,
         embed_std: float = 0.02,
         time_embed_std: float = 0.0,
     ) -> None:
@@ -61,7 +63,7 @@ class TimeSformer(Model):
         image = ViT(
             num_classes=num_classes, size=size, patch=patch, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio,
             qkv_bias=qkv_bias, norm_eps=norm_eps, dropout=dropout, attention_dropout=attention_dropout,
-            drop_path=drop_path, embed_std=embed_std,
+            drop_path=drop_path, init_std=init_std, embed_std=embed_std,
         )  # fmt: skip
         self.num_features, self.patch, self.attention = dim, patch, attention
         self.cls_token, self.pos_embed = cast(nn.Parameter, image.cls_token), image.pos_embed
@@ -74,7 +76,7 @@ class TimeSformer(Model):
             rates = drop_path_rates(drop_path, depth)
             blocks = [DividedBlock(block, dim, rate) for block, rate in zip(image.blocks, rates, strict=True)]
             for block in blocks:  # an own random start for time, where the lift copied the attention over space
-                block.temporal_attn.apply(init_linear)
+                block.temporal_attn.apply(partial(init_linear, std=init_std))
             self.blocks = nn.ModuleList(blocks)
         self.time_drop = nn.Dropout(dropout)
         self.norm, self.head = image.norm, image.head
@@ -153,6 +155,7 @@ ENTRIES = (
     _entry("timesformer_l", "TimeSformer-L: 96 frames of 224 px", 96, 4, 224),
     _entry(
         "timesformer_tiny", "TimeSformer for a CPU: 8 frames of 48 px, learns motion in a few hundred steps", 8, 2, 48,
-        num_classes=10, patch=12, dim=96, depth=4, heads=3, drop_path=0.0, embed_std=0.5, time_embed_std=0.5,
+        num_classes=10, patch=12, dim=96, depth=4, heads=3, drop_path=0.0, init_std=0.12, embed_std=0.5,
+        time_embed_std=1.0,
     ),
 )  # fmt: skip

@@ -6,7 +6,7 @@ Flip, normalisation and everything else in floating point happens on the device,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tubelet.video import (
     VideoError,
+    available_backends,
     clip_views,
     crop_resize,
     open_video,
@@ -48,6 +49,10 @@ class ClipSettings:
     flip: float = 0.5
     decoder: str = "pyav"
 
+    def __post_init__(self) -> None:
+        if self.decoder != "pyav" and available_backends().get(self.decoder) is None:
+            raise DataError(f"--decoder {self.decoder}: is not installed; `tubelet doctor` says how to get it")
+
 
 @dataclass(frozen=True)
 class TrainBatch:
@@ -60,8 +65,7 @@ class TrainBatch:
     faults: list[tuple[str, str]]
 
     def pin_memory(self) -> TrainBatch:
-        tensors = (t.pin_memory() for t in (self.clips, self.mirrored, self.labels))
-        return TrainBatch(*tensors, self.faults)
+        return TrainBatch(self.clips.pin_memory(), self.mirrored.pin_memory(), self.labels.pin_memory(), self.faults)
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,7 @@ class ViewBatch:
     faults: list[tuple[int, str, str]]
 
     def pin_memory(self) -> ViewBatch:
-        tensors = (t.pin_memory() for t in (self.clips, self.labels, self.indices, self.seconds))
-        return ViewBatch(*tensors, self.faults)
+        return replace(self, clips=self.clips.pin_memory(), labels=self.labels.pin_memory())
 
 
 class _TrainClips(Dataset):

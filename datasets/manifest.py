@@ -69,8 +69,8 @@ def videos_in_folder(folder: Path) -> list[Video]:
     has_splits = {"train"} < {path.relative_to(folder).parts[0] for path in files} <= set(SPLITS)
     if flat:
         raise DataError(
-            f"{folder}: {len(flat)} files such as {flat[0].name} lie beside the class folders, so their class is unknown. "
-            "Move them into a class folder or elsewhere"
+            f"{folder}: {len(flat)} files such as {flat[0].name} lie beside the class folders, so their class is "
+            "unknown. Move them into a class folder or elsewhere"
         )
     videos = [_video_in_folder(path.relative_to(folder), path, has_splits) for path in files]
     _check_classes(str(folder), videos)

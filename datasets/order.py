@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from .errors import DataError
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True)
+class Draw:
     """One sample of a run: video `index`, at `position` of `epoch`; all that is random about it follows from these."""
 
     index: int
@@ -24,7 +24,8 @@ class Draw(NamedTuple):
     position: int
 
 
-class Position(NamedTuple):
+@dataclass(frozen=True)
+class Position:
     """Where a run stands: `consumed` samples of `epoch` have been trained on."""
 
     epoch: int
@@ -82,8 +83,8 @@ class TrainOrder:
 
     def after(self, position: Position) -> Position:
         """Where the run stands one optimiser step after `position`."""
-        epoch, consumed = self.settle(position)
-        return self.settle(Position(epoch, consumed + self.step_samples))
+        position = self.settle(position)
+        return self.settle(Position(position.epoch, position.consumed + self.step_samples))
 
     def draws(self, start: Position, rank: int) -> Iterator[list[Draw]]:
         """The micro-batches of `rank` from `start` on, without end."""

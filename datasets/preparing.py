@@ -1,9 +1,9 @@
 """From files to a dataset: each video checked under a deadline, split, and written to WebDataset shards with an index.
 
-    out/card.json                          classes, counts, splits, checksums; written last
-    out/report.json                        the files left out, each with its cause
-    out/<name>-train-000000.tar            key.mp4 (or webm, avi, mkv: the bytes as they were) and key.json
-    out/<name>-train-000000.index.parquet  byte offsets, true frame counts, rates, sizes, codecs
+out/card.json                          classes, counts, splits, checksums; written last
+out/report.json                        the files left out, each with its cause
+out/<name>-train-000000.tar            key.mp4 (or webm, avi, mkv: the bytes as they were) and key.json
+out/<name>-train-000000.index.parquet  byte offsets, true frame counts, rates, sizes, codecs
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from concurrent.futures import TimeoutError as DeadlineError
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import webdataset
@@ -103,8 +103,8 @@ def prepare(config: PrepareConfig) -> Card:
     card = _write_dataset(good, config, out)
     if len(bad) > allowed:
         raise DataError(
-            f"{len(bad)} of {len(videos)} files are bad, more than --max-bad {config.max_bad}. The others are in {out}; "
-            f"{out / REPORT_FILE} names each bad one. Mend them and prepare again, or allow them with --max-bad"
+            f"{len(bad)} of {len(videos)} files are bad, more than --max-bad {config.max_bad}. The others are in "
+            f"{out}; {out / REPORT_FILE} names each bad one. Mend them and prepare again, or allow them with --max-bad"
         )
     return card
 
@@ -234,7 +234,9 @@ def _print_lonely(checked: Iterable[Checked]) -> None:
         print(f"classes of a single video, which have nothing to be validated on: {', '.join(lonely)}", file=sys.stderr)
 
 
-def _plan(checked: Sequence[Checked], split: str, config: PrepareConfig, stem: Path) -> list[tuple[Path, list[Checked]]]:
+def _plan(
+    checked: Sequence[Checked], split: str, config: PrepareConfig, stem: Path
+) -> list[tuple[Path, list[Checked]]]:
     """The split's videos in a seeded order, cut into shards of about config.shard_mb."""
     members = [c for c in checked if c.video.split == split]
     order = np.random.default_rng([config.seed, SPLITS.index(split)]).permutation(len(members))
@@ -264,17 +266,17 @@ def _write_shard(job: tuple[Path, list[Checked], list[str]]) -> Shard:
             suffix = video.path.suffix.lstrip(".").lower() or "video"
             payload = json.dumps({**about, **asdict(checked.info)}).encode()
             tar.write({"__key__": video.key, suffix: video.path.read_bytes(), "json": payload})
-    with temporary.open("rb") as handle:
-        digest = _sha256(handle)
-        size = handle.tell()
-        os.fsync(handle.fileno())
+    digest, size = _make_last(temporary)
     os.replace(temporary, path)
     write_index(path)
-    return Shard(path.name, len(members), size, digest.hexdigest())
+    return Shard(path.name, len(members), size, digest)
 
 
-def _sha256(handle: BinaryIO) -> hashlib._Hash:
+def _make_last(path: Path) -> tuple[str, int]:
+    """SHA-256 and size of a file, once it is on the disk."""
     digest = hashlib.sha256()
-    while block := handle.read(1 << 20):
-        digest.update(block)
-    return digest
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+        os.fsync(handle.fileno())
+        return digest.hexdigest(), handle.tell()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 _LAUNCH = Path(__file__).resolve().parent
 _HIDING = (_LAUNCH, _LAUNCH.parent)
-if not _LAUNCH.parent.name == "tubelet":  # in a checkout; an installed tubelet has nothing of that kind beside it
+if _LAUNCH.parent.name != "tubelet":  # in a checkout; an installed tubelet has nothing of that kind beside it
     sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() not in _HIDING]
 
 # Decoding processes and the threads of a CPU's matrix products share the same cores. Threads that spin while they wait,

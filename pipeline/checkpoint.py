@@ -1,9 +1,9 @@
 """Checkpoints: written beside the last one and put in place in one step, pruned, found again.
 
-    RUN/checkpoints/latest, best                     names of the last and of the best checkpoint
-    RUN/checkpoints/step-00000120/checkpoint.json    where the run stood, classes, clip, metrics
-    RUN/checkpoints/step-00000120/model.safetensors  plain weights, and config.json: for create_model and load_weights
-    RUN/checkpoints/step-00000120/*.pt               what DeepSpeed needs to go on. It unpickles them: load only your own
+RUN/checkpoints/latest, best                     names of the last and of the best checkpoint
+RUN/checkpoints/step-00000120/checkpoint.json    where the run stood, classes, clip, metrics
+RUN/checkpoints/step-00000120/model.safetensors  plain weights, and config.json: for create_model and load_weights
+RUN/checkpoints/step-00000120/*.pt               what DeepSpeed needs to go on. It unpickles them: load only your own
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from tubelet.backbones import load_model, save_model
+from tubelet.backbones import Model, load_model, save_model
 from tubelet.datasets import Position
 
 from .distributed import World
@@ -175,7 +173,7 @@ def find_checkpoint(path: Path | None) -> Path:
     return found
 
 
-def load_trained(path: Path | None) -> tuple[nn.Module, State, Path]:
-    """The trained model that `path` means, in evaluation mode on the CPU, with its state and the checkpoint's folder."""
+def load_trained(path: Path | None) -> tuple[Model, State, Path]:
+    """The trained model that `path` means, in evaluation mode on the CPU, its state, its checkpoint's folder."""
     checkpoint = find_checkpoint(path)
     return load_model(checkpoint).eval(), read_state(checkpoint), checkpoint

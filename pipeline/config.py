@@ -16,6 +16,7 @@ from .errors import ConfigError
 
 Config = TypeVar("Config")
 Precision = Literal["fp32", "bf16", "fp16"]
+Sampling = Literal["dense", "segments"]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -73,7 +74,7 @@ class DataConfig:
     """Clips of one process at a time; a training step has batch-size x processes x accumulate of them."""
     workers: Natural | None = None
     """Processes that read and decode, for each training process (default: its share of the cores, at most 8)."""
-    sampling: Literal["dense", "segments"] | None = None
+    sampling: Sampling | None = None
     """Frames of a clip: dense (frames x stride at a random start) or one from each of equal segments, as for SSV2
     (default: the model's own)."""
     crop_scale: tuple[Share, Share] = (0.5, 1.0)
@@ -258,7 +259,7 @@ def as_yaml(config: TrainConfig) -> str:
     return yaml.safe_dump(TypeAdapter(type(config)).dump_python(config, mode="json"), sort_keys=False)
 
 
-def with_model_defaults(config: TrainConfig, frames: int, stride: int, size: int, sampling: str) -> TrainConfig:
+def with_model_defaults(config: TrainConfig, frames: int, stride: int, size: int, sampling: Sampling) -> TrainConfig:
     """`config` with the model's own clip wherever it was left open: what is saved is what ran."""
     model = replace(config.model, frames=frames, stride=stride, size=size)
     return replace(config, model=model, data=replace(config.data, sampling=sampling))

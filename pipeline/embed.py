@@ -15,10 +15,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from tubelet.datasets import ClipSettings, DataError, ShardedSplit, ViewBatch, rank_share, view_batches
+from tubelet.backbones import Model
+from tubelet.datasets import (
+    ClipSettings,
+    DataError,
+    ShardedSplit,
+    ViewBatch,
+    rank_share,
+    read_card,
+    view_batches,
+)
 
 from .checkpoint import WEIGHTS_FILE, State, load_trained
 from .config import Precision
@@ -81,14 +89,12 @@ def embed(config: EmbedConfig) -> Path:
 
 
 def _splits(data: Path, name: str | None) -> list[ShardedSplit]:
-    from tubelet.datasets import read_card
-
     return [ShardedSplit(data, split) for split in ([name] if name else read_card(data).splits)]
 
 
 def _write_part(
     config: EmbedConfig,
-    model: nn.Module,
+    model: Model,
     state: State,
     checkpoint: Path,
     splits: list[ShardedSplit],
@@ -123,35 +129,34 @@ def _write_part(
 
 @torch.inference_mode()
 def _vectors(
-    config: EmbedConfig, model: nn.Module, state: State, split: ShardedSplit, world: World
+    config: EmbedConfig, model: Model, state: State, split: ShardedSplit, world: World
 ) -> Iterator[tuple[ViewBatch, np.ndarray]]:
     """Batches of this rank's videos with their vectors (B, clips, features) float32."""
-    inputs = ClipInput(model.clip, world.device, config.precision)  # type: ignore[arg-type]
+    inputs = ClipInput(model.clip, world.device, config.precision)
     settings = ClipSettings(**asdict(state.clip), decoder=config.decoder)
     workers = world.default_workers() if config.workers is None else config.workers
     share = rank_share(len(split), world.size, world.rank)
     per_batch = max(1, config.batch_size // config.clips)
     for batch in view_batches(split, settings, (config.clips, 1), share, per_batch, workers):
-        vectors = torch.empty(0, config.clips, model.num_features)  # type: ignore[call-overload]
+        vectors = torch.empty(0, config.clips, model.num_features)
         if len(batch.indices):
             parts = batch.clips.flatten(0, 1).split(config.batch_size)
             with autocast(world.device, config.precision):
-                embedded = [model.embed(inputs.views(part)).float() for part in parts]  # type: ignore[operator]
+                embedded = [model.embed(inputs.views(part)).float() for part in parts]
             vectors = torch.cat(embedded).unflatten(0, batch.clips.shape[:2]).cpu()
         yield batch, vectors.numpy()
 
 
-def _schema(model: nn.Module, state: State, checkpoint: Path) -> pa.Schema:
-    with (checkpoint / WEIGHTS_FILE).open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(handle.read())
-    about = {"model": state.model, "weights_sha256": digest.hexdigest(), "clip": asdict(state.clip)}
+def _schema(model: Model, state: State, checkpoint: Path) -> pa.Schema:
+    digest = hashlib.sha256((checkpoint / WEIGHTS_FILE).read_bytes()).hexdigest()
+    about = {"model": state.model, "weights_sha256": digest, "clip": asdict(state.clip)}
     columns = [
         ("key", pa.string()),
         ("split", pa.string()),
         ("label", pa.string()),
         ("start", pa.float64()),
         ("end", pa.float64()),
-        ("vector", pa.list_(pa.float32(), model.num_features)),  # type: ignore[arg-type]
+        ("vector", pa.list_(pa.float32(), model.num_features)),
     ]
     return pa.schema(columns, metadata={"tubelet": json.dumps(about)})
 

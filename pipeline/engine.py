@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tubelet.backbones import Model
+
 from .config import OptimConfig, SystemConfig
 from .distributed import World
 from .errors import ConfigError
@@ -37,17 +39,18 @@ def deepspeed_json(optim: OptimConfig, system: SystemConfig, batch: int, paramet
     }
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: Model, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW's two groups: with weight decay, and without it for vectors (biases, norms) and what the model names."""
-    exempt = model.no_weight_decay()  # type: ignore[operator]
-    decayed, spared = [], []
+    exempt = model.no_weight_decay()
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (spared if parameter.ndim <= 1 or name in exempt else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
 
 
-def start_engine(model: nn.Module, optim: OptimConfig, system: SystemConfig, batch: int, world: World) -> Any:
+def start_engine(model: Model, optim: OptimConfig, system: SystemConfig, batch: int, world: World) -> Any:
     """The DeepSpeed engine around `model`, already on its device. Raises ConfigError for a precision that it lacks."""
     if system.precision == "fp16" and world.device.type == "cpu":
         raise ConfigError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")

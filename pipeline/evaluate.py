@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
+from tubelet.backbones import Model
 from tubelet.datasets import ClipSettings, DataError, ShardedSplit, rank_share, view_batches
 
 from .checkpoint import load_trained
@@ -87,19 +87,17 @@ def parse_views(text: str) -> tuple[int, int]:
 
 def evaluate(config: EvaluateConfig) -> Metrics:
     """Evaluates as `config` says, prints the scores on rank 0 and writes them beside the checkpoint."""
-    views = parse_views(config.views) if config.views else None
+    asked = parse_views(config.views) if config.views else None
     model, state, checkpoint = load_trained(config.checkpoint)
     if config.data is None:
         raise DataError("nothing to evaluate on. --data takes a folder that `tubelet prepare` made")
     split = ShardedSplit(config.data, config.split)
     check_classes(split, state.classes, checkpoint)
     world = join(config.timeout)
-    views = views or model.clip.views  # type: ignore[union-attr]  # every model of ours has its clip
+    views = asked or model.clip.views
     settings = ClipSettings(**asdict(state.clip), decoder=config.decoder)
     workers = world.default_workers() if config.workers is None else config.workers
-    metrics = score(
-        model.to(world.device), split, settings, views, world, config.batch_size, workers, config.precision
-    )
+    metrics = score(model.to(world.device), split, settings, views, world, config.batch_size, workers, config.precision)
     if world.is_main:
         shape = "x".join(map(str, views))
         out = config.out or checkpoint / f"evaluation-{config.split}-{shape}.json"
@@ -127,7 +125,7 @@ def check_classes(split: ShardedSplit, classes: list[str], checkpoint: Path) -> 
 
 @torch.inference_mode()
 def score(
-    model: nn.Module,
+    model: Model,
     split: ShardedSplit,
     settings: ClipSettings,
     views: tuple[int, int],
@@ -140,7 +138,7 @@ def score(
     was_training = model.training
     model.eval()
     share = rank_share(len(split), world.size, world.rank)
-    inputs = ClipInput(model.clip, world.device, precision)  # type: ignore[arg-type]
+    inputs = ClipInput(model.clip, world.device, precision)
     per_batch = max(1, clips_at_a_time // (views[0] * views[1]))
     top = min(5, len(split.classes))
     hits = np.zeros(6, np.int64)  # videos, clips, then hits: clip top-1, clip top-5, video top-1, video top-5
@@ -163,9 +161,7 @@ def score(
     return Metrics(videos, clips, lost, counts[0] / clips, counts[1] / clips, counts[2] / videos, counts[3] / videos)
 
 
-def _scores(
-    model: nn.Module, inputs: ClipInput, clips: torch.Tensor, clips_at_a_time: int, precision: str
-) -> torch.Tensor:
+def _scores(model: Model, inputs: ClipInput, clips: torch.Tensor, clips_at_a_time: int, precision: str) -> torch.Tensor:
     """Softmax scores (B, V, classes) of clips (B, V, T, S, S, 3), at most `clips_at_a_time` in the model at once."""
     flat = clips.flatten(0, 1)
     with autocast(inputs.device, precision):

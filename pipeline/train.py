@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tubelet.backbones import create_model, load_weights
+from tubelet.backbones import Model, create_model, load_weights
 from tubelet.datasets import (
     ClipSettings,
     DataError,
@@ -56,9 +56,7 @@ def train(config: TrainConfig) -> Path:
     model = build_model(config, len(split.classes))
     config = with_model_defaults(config, **clip_of(config, model))
     world = join(config.system.timeout, always=True)
-    order = TrainOrder.fitting(
-        len(split), config.run.seed, config.data.batch_size, world.size, config.optim.accumulate
-    )
+    order = TrainOrder.fitting(len(split), config.run.seed, config.data.batch_size, world.size, config.optim.accumulate)
 
     checkpoints = _open_run(run, config, world)
     engine = start_engine(model.to(world.device), config.optim, config.system, order.batch, world)
@@ -68,7 +66,7 @@ def train(config: TrainConfig) -> Path:
         consumed=0,
         world=world.size,
         zero_stage=config.system.zero_stage,
-        model=model.config,  # type: ignore[arg-type]
+        model=model.config,
         classes=split.classes,
         clip=Clip(**clip_of(config, model)),
     )
@@ -80,7 +78,7 @@ def train(config: TrainConfig) -> Path:
     settings = clip_settings(config)
     workers = world.default_workers() if config.data.workers is None else config.data.workers
     batches = train_batches(split, settings, order, state.position, world.rank, workers)
-    inputs = ClipInput(model.clip, world.device, config.system.precision)  # type: ignore[arg-type]
+    inputs = ClipInput(model.clip, world.device, config.system.precision)
     criterion = nn.CrossEntropyLoss(label_smoothing=config.optim.label_smoothing)
     meter = Meter(world)
     while state.epoch < config.optim.epochs:
@@ -151,7 +149,7 @@ def _due(epoch: int, every: int, epochs: int) -> bool:
     return epoch % every == 0 or epoch >= epochs
 
 
-def build_model(config: TrainConfig, classes: int) -> nn.Module:
+def build_model(config: TrainConfig, classes: int) -> Model:
     """The model of a run, with its first weights. Raises ConfigError for arguments that it does not take."""
     torch.manual_seed(config.run.seed)
     name = config.model.model
@@ -164,11 +162,11 @@ def build_model(config: TrainConfig, classes: int) -> nn.Module:
     if config.model.weights is not None:
         print(load_weights(model, config.model.weights), flush=True)
     if config.system.grad_checkpointing:
-        model.set_grad_checkpointing(True)  # type: ignore[operator]
+        model.set_grad_checkpointing(True)
     return model
 
 
-def clip_of(config: TrainConfig, model: Any) -> dict[str, Any]:
+def clip_of(config: TrainConfig, model: Model) -> dict[str, Any]:
     """The clip of a run: the model's own, but for what the configuration says otherwise."""
     clip = model.clip
     return {

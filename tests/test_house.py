@@ -43,7 +43,9 @@ def test_imports_go_down(folder: str) -> None:
             assert " relative import" not in name
             if first == "tubelet":
                 assert rest, f"{file} imports the namespace itself"
-                assert rest[0] == folder or rest[0] in MAY_IMPORT[folder], f"{file} imports {name}, which is not below it"
+                assert rest[0] == folder or rest[0] in MAY_IMPORT[folder], (
+                    f"{file} imports {name}, which is not below it"
+                )
 
 
 def test_no_script_bears_the_name_of_another_module() -> None:

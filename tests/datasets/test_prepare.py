@@ -80,9 +80,7 @@ def test_bad_files_are_reported_and_left_out(videos: Path, tmp_path: Path) -> No
     assert sum(split.videos for split in card.splits.values()) == 24
 
 
-def test_a_decoder_that_hangs_meets_its_deadline(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decoder_that_hangs_meets_its_deadline(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
     from tubelet.datasets.preparing import probe

@@ -110,7 +110,7 @@ def test_the_best_of_two_streams(tmp_path, numbered):
         for size in (64, 128):
             stream = container.add_stream("libx264", rate=30)
             stream.height, stream.width, stream.pix_fmt = size, size, "yuv420p"
-            stream.disposition = Disposition.default if size == 128 else Disposition.comment
+            stream.disposition = (Disposition.default if size == 128 else Disposition.comment).value
         for stream in container.streams.video:
             for image in numbered(5, stream.height, stream.width):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
