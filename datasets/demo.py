@@ -16,8 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from tqdm import tqdm
 
 from tubelet.video import encode_video
@@ -53,14 +55,14 @@ _DEFAULT_SPEED = (0.012, 0.03)
 class DemoConfig:
     out: Path | None = None
     """Folder of classes to make. Must be new or empty."""
-    videos: int = 1200
+    videos: Annotated[int, Field(ge=1)] = 1200
     """Videos in all, an equal number of each class."""
     pairs: int = 3
     """Pairs of classes that are time-reversals of each other: right/left, clockwise/anticlockwise,
     approaching/receding, down/up, disc then square/square then disc."""
-    workers: int = 0
+    workers: Annotated[int, Field(ge=0)] = 0
     """Processes that encode (0: one per core)."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Decides everything about the videos."""
 
 

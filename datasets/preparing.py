@@ -20,11 +20,12 @@ from concurrent.futures import TimeoutError as DeadlineError
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import webdataset
 from pebble import ProcessExpired, ProcessPool
+from pydantic import Field
 from tqdm import tqdm
 
 from tubelet.video import VideoError, VideoInfo, probe
@@ -56,13 +57,13 @@ class PrepareConfig:
     max_bad: str = "1%"
     """Videos that may be bad before the command fails: a number, or a share in percent. The shards are written in
     any case."""
-    deadline: float = 120.0
+    deadline: Annotated[float, Field(gt=0)] = 120.0
     """Seconds a file may take to be checked; then it is reported and left out."""
-    shard_mb: float = 256.0
+    shard_mb: Annotated[float, Field(gt=0)] = 256.0
     """Size at which a shard is closed, in MB."""
-    workers: int = 0
+    workers: Annotated[int, Field(ge=0)] = 0
     """Processes that check and write (0: one per core)."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Decides the split and the order of the videos in the shards."""
     overwrite: bool = False
     """Replace a dataset that is already in --out."""

@@ -39,13 +39,16 @@ Config = TypeVar("Config")
 
 
 def parse(schema: type[Config], command: str, description: str, argv: Sequence[str], default: Any = None) -> Config:
-    """`argv` as the dataclass `schema`. An unknown argument ends the program with its nearest neighbours."""
+    """`argv` as the dataclass `schema`. An unknown argument ends the program with its nearest neighbours; a value out
+    of range is a ConfigError."""
     import tyro
 
+    from tubelet.pipeline.config import in_range
+
     settings = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    return tyro.cli(
-        schema, prog=f"tubelet {command}", description=description, args=list(argv), default=default, config=settings
-    )
+    name = f"tubelet {command}"
+    config = tyro.cli(schema, prog=name, description=description, args=list(argv), default=default, config=settings)
+    return in_range(config, name)
 
 
 def start(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> None:
@@ -63,7 +66,8 @@ def start(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None
         if not _is_for_the_user(error):
             _end(error)
             raise
-        print(f"error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"error{f' on rank {rank}' if rank != '0' else ''}: {error}", file=sys.stderr)
         code = 1
     _leave(code)
 

@@ -126,8 +126,9 @@ class Checkpoints:
             if name not in spared:
                 shutil.rmtree(self.folder / name)
 
-    def restore(self, engine: Any, checkpoint: Path, zero_stage: int) -> State:
-        """Puts parameters and optimiser of `checkpoint` into `engine`. Raises RunError when they do not fit it."""
+    def restore(self, engine: Any, checkpoint: Path, zero_stage: int, classes: list[str]) -> State:
+        """Puts parameters and optimiser of `checkpoint` into `engine`. Raises RunError when they do not fit it, or when
+        the data has other classes now."""
         state = read_state(checkpoint)
         model = engine.module.config
         if state.model != model:
@@ -136,6 +137,11 @@ class Checkpoints:
                 f"{checkpoint}: is of another model: "
                 + ", ".join(f"{k} was {state.model.get(k)} and is now {model.get(k)}" for k in differing)
                 + ". Resume with the arguments it was started with, or train to another --out"
+            )
+        if state.classes != classes:
+            raise RunError(
+                f"{checkpoint}: was trained on other classes than the data has now. Resume with the data it was "
+                "started with, or train to another --out"
             )
         if (state.world, state.zero_stage) != (self.world.size, zero_stage) and (state.zero_stage or zero_stage):
             raise RunError(

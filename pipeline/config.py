@@ -19,6 +19,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Sampling = Literal["dense", "segments"]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -96,7 +97,7 @@ class OptimConfig:
 
     epochs: Count = 30
     """Passes over the training videos."""
-    lr: Annotated[float, Field(gt=0)] = 1e-4
+    lr: Positive = 1e-4
     """Peak learning rate of AdamW."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     """Epochs in which the learning rate rises from zero to its peak; from there it falls to min-lr along a cosine."""
@@ -126,7 +127,7 @@ class SystemConfig:
     """DeepSpeed ZeRO: 0 nothing, 1 optimiser states, 2 also gradients are divided among the processes."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    timeout: Annotated[float, Field(gt=0)] = 1800.0
+    timeout: Positive = 1800.0
     """Seconds the processes wait for each other before they give up."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -143,7 +144,7 @@ class RunConfig:
     """Folder of the run: checkpoints, logs, pictures. `--checkpoint` of the other commands takes it."""
     resume: Literal["no", "auto"] = "no"
     """auto: go on from the last checkpoint in --out, or start when there is none."""
-    seed: int = 0
+    seed: Natural = 0
     """Decides the initial weights, the order of videos, their clips and crops, and dropout."""
     eval_every: Natural = 1
     """Epochs from one evaluation on the validation split to the next (0: never)."""
@@ -222,12 +223,17 @@ def _fault(schema: type, fault: Mapping[str, Any]) -> str:
     return f"unknown key {'.'.join(where)}; {mend}"
 
 
+def in_range(config: Config, source: str) -> Config:
+    """`config` once more through its schema, for the ranges that a command line does not know. Raises ConfigError."""
+    return validate(type(config), asdict(config), source)  # type: ignore[call-overload]  # a dataclass
+
+
 def checked(config: TrainConfig) -> TrainConfig:
-    """`config` with its ranges checked, also those that came from the command line, and what a run cannot do without.
+    """`config` with its ranges checked, wherever the values came from, and what a run cannot do without.
 
     Raises ConfigError.
     """
-    config = validate(TrainConfig, asdict(config), "the arguments")
+    config = in_range(config, "the arguments")
     missing = [
         f"--{name} {metavar}"
         for name, metavar, value in (

@@ -29,7 +29,7 @@ from tubelet.datasets import (
 )
 
 from .checkpoint import WEIGHTS_FILE, State, load_trained
-from .config import Precision
+from .config import Count, Natural, Positive, Precision
 from .distributed import World, join
 from .errors import ConfigError
 from .inputs import ClipInput, autocast
@@ -45,17 +45,17 @@ class EmbedConfig:
     """Folder for the Parquet files, one per process."""
     split: str | None = None
     """Split to embed (default: all of them)."""
-    clips: int = 1
+    clips: Count = 1
     """Clips of a video, evenly spread over it."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Clips of one process at a time."""
-    workers: int | None = None
+    workers: Natural | None = None
     """Processes that read and decode (default: this process's share of the cores, at most 8)."""
     precision: Precision = "fp32"
     """Precision of the arithmetic; the vectors are stored in fp32."""
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """Which library decodes."""
-    timeout: float = 1800.0
+    timeout: Positive = 1800.0
     """Seconds the processes wait for each other before they give up."""
 
 
@@ -67,8 +67,6 @@ def embed(config: EmbedConfig) -> Path:
     """
     if config.data is None or config.out is None:
         raise ConfigError("embedding needs --checkpoint RUN, --data DIR (made by `tubelet prepare`) and --out DIR")
-    if config.clips < 1:
-        raise ConfigError(f"--clips {config.clips}: give at least 1")
     model, state, checkpoint = load_trained(config.checkpoint)
     splits = _splits(config.data, config.split)
     world = join(config.timeout)

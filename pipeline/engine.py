@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ def start_engine(model: Model, optim: OptimConfig, system: SystemConfig, batch: 
     """The DeepSpeed engine around `model`, already on its device. Raises ConfigError for a precision that it lacks."""
     if system.precision == "fp16" and world.device.type == "cpu":
         raise ConfigError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    if world.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for one, and warns that there is none
     import deepspeed  # takes seconds, and only training needs it
     from deepspeed.ops import __compatible_ops__
     from deepspeed.utils import logger

@@ -16,7 +16,7 @@ from tubelet.backbones import Model
 from tubelet.datasets import ClipSettings, DataError, ShardedSplit, rank_share, view_batches
 
 from .checkpoint import load_trained
-from .config import Precision
+from .config import Count, Natural, Positive, Precision
 from .distributed import World, join
 from .errors import ConfigError
 from .files import write_json
@@ -34,9 +34,9 @@ class EvaluateConfig:
     views: str | None = None
     """Views of a video, temporal x spatial, such as 4x3: clips evenly spread over the video, times crops of each (1 or
     3) (default: as the model was published)."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Clips of one process at a time."""
-    workers: int | None = None
+    workers: Natural | None = None
     """Processes that read and decode (default: this process's share of the cores, at most 8)."""
     precision: Precision = "fp32"
     """Precision of the arithmetic."""
@@ -44,7 +44,7 @@ class EvaluateConfig:
     """Which library decodes."""
     out: Path | None = None
     """JSON file for the results (default: evaluation-<split>-<views>.json in the checkpoint's folder)."""
-    timeout: float = 1800.0
+    timeout: Positive = 1800.0
     """Seconds the processes wait for each other before they give up."""
 
 

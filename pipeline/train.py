@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tubelet.backbones import Model, create_model, load_weights
+from tubelet.backbones import Model, UnknownModel, create_model, load_weights
 from tubelet.datasets import (
     ClipSettings,
     DataError,
@@ -54,6 +54,7 @@ def train(config: TrainConfig) -> Path:
         raise DataError(f"{split.folder}: its videos have no labels to train on. Prepare it with classes")
     val_split = ShardedSplit(split.folder, "val") if "val" in split.card.splits and config.run.eval_every else None
     model = build_model(config, len(split.classes))
+    loaded = None if config.model.weights is None else load_weights(model, config.model.weights)
     config = with_model_defaults(config, **clip_of(config, model))
     world = join(config.system.timeout, always=True)
     order = TrainOrder.fitting(len(split), config.run.seed, config.data.batch_size, world.size, config.optim.accumulate)
@@ -71,9 +72,11 @@ def train(config: TrainConfig) -> Path:
         clip=Clip(**clip_of(config, model)),
     )
     if config.run.resume == "auto" and (latest := checkpoints.latest()) is not None:
-        resumed = checkpoints.restore(engine, latest, config.system.zero_stage)
+        resumed = checkpoints.restore(engine, latest, config.system.zero_stage, split.classes)
         state = replace(state, step=resumed.step, epoch=resumed.epoch, consumed=resumed.consumed)
     log = _start_log(config, world, order, state, val_split)
+    if log is not None and loaded is not None:
+        log.say(str(loaded))
 
     settings = clip_settings(config)
     workers = world.default_workers() if config.data.workers is None else config.data.workers
@@ -108,9 +111,12 @@ def train(config: TrainConfig) -> Path:
         position = order.after(state.position)
         state = replace(state, step=state.step + 1, epoch=position.epoch, consumed=position.consumed, metrics=None)
         epoch_ends = state.epoch > epoch
+        saves = (epoch_ends and _due(state.epoch, config.run.save_every, config.optim.epochs)) or (
+            config.run.save_steps > 0 and state.step % config.run.save_steps == 0
+        )
         if log is not None:
             log.advance()
-        if state.step % config.run.log_every == 0 or epoch_ends:
+        if state.step % config.run.log_every == 0 or epoch_ends or saves:
             line = meter.read(engine, rate, norm)
             if log is not None:
                 log.write(state.step, "train", epoch=progress, **line)
@@ -128,12 +134,11 @@ def train(config: TrainConfig) -> Path:
             if log is not None:
                 log.write(state.step, "eval", epoch=state.epoch, **asdict(metrics))
                 log.say(f"epoch {state.epoch}/{config.optim.epochs}: {metrics}")
-        if (epoch_ends and _due(state.epoch, config.run.save_every, config.optim.epochs)) or (
-            config.run.save_steps and state.step % config.run.save_steps == 0
-        ):
+        if saves:
             checkpoints.save(engine, state)
             meter.restart()
 
+    del batches  # ends its worker processes, which read ahead
     if log is not None:
         log.close()
         draw_curves(run, run / "curves.png")
@@ -150,17 +155,17 @@ def _due(epoch: int, every: int, epochs: int) -> bool:
 
 
 def build_model(config: TrainConfig, classes: int) -> Model:
-    """The model of a run, with its first weights. Raises ConfigError for arguments that it does not take."""
+    """The model of a run, as initialised by its seed. Raises ConfigError for arguments that it does not take."""
     torch.manual_seed(config.run.seed)
     name = config.model.model
     try:
         model = create_model(
             name, num_classes=classes, frames=config.model.frames, size=config.model.size, **config.model.model_args
         )
-    except TypeError as error:
-        raise ConfigError(f"--model-args of {name}: {error}") from error
-    if config.model.weights is not None:
-        print(load_weights(model, config.model.weights), flush=True)
+    except UnknownModel:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--model {name} cannot be built so: {error}") from error
     if config.system.grad_checkpointing:
         model.set_grad_checkpointing(True)
     return model

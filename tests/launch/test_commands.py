@@ -200,6 +200,10 @@ class TestTheWrongWayRound:
         done = tubelet("evaluate", "--checkpoint", trained, "--data", tmp_path / "other")
         self.fails(done, "tells 4 classes apart", "has 2", "3 are missing, such as 'anticlockwise'", "such as 'up'")
 
+    def test_values_out_of_range(self, tubelet, trained: Path, dataset: Path) -> None:
+        words = ("evaluate", "--checkpoint", trained, "--data", dataset)
+        self.fails(tubelet(*words, "--batch-size", 0), "batch_size: input should be greater than or equal to 1, got 0")
+
     def test_no_checkpoint(self, tubelet, dataset: Path, tmp_path: Path) -> None:
         done = tubelet("evaluate", "--checkpoint", tmp_path / "no", "--data", dataset)
         self.fails(done, "no such folder. --checkpoint takes the --out of a training run")
