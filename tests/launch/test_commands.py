@@ -17,7 +17,7 @@ TINY = ("--model", "timesformer_tiny", "--model-args", "dim=32", "depth=2", "hea
 
 def deepspeed(start, port: int, processes: int, *words: object):
     launcher = ("deepspeed", "--master_port", port, "--num_accelerators", processes)
-    return start(*launcher, "launch/train.py", *TINY, *words, DS_ACCELERATOR="cpu")
+    return start(*launcher, "launch/train.py", *TINY, *words)
 
 
 def losses(run: Path) -> dict[int, float]:
@@ -215,11 +215,11 @@ class TestTheWrongWayRound:
 
 def test_help_names_defaults_and_units(tubelet) -> None:
     assert "prepare" in tubelet("--help").out
-    for command in ("prepare", "train", "evaluate", "embed", "models", "doctor", "demo"):
+    for command in ("prepare", "train"):
         done = tubelet(command, "--help")
         assert done.code == 0
-        assert "default" in done.out or command == "doctor"
-    assert "Seconds" in tubelet("prepare", "--help").out
+        assert "default" in done.out
+        assert "Seconds" in done.out
 
 
 def test_models_lists_parameters_and_macs(tubelet) -> None:
