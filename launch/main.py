@@ -21,8 +21,7 @@ if _LAUNCH.parent.name != "tubelet":  # in a checkout; an installed tubelet has 
     sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() not in _HIDING]
 
 # Decoding processes and the threads of a CPU's matrix products share the same cores. Threads that spin while they wait,
-# which is the default, then stand in the way of what they wait for: steps took eight times as long. Read by the OpenMP
-# library when torch loads it.
+# which is the default, then stand in the way of what they wait for. Read by the OpenMP library when torch loads it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 COMMANDS = {

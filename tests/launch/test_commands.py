@@ -67,7 +67,8 @@ def test_a_run_killed_in_the_middle_goes_on_with_the_same_losses(
     start, dataset: Path, runs: Path, free_port: int
 ) -> None:
     words = ("--data", dataset, "--epochs", 6, "--batch-size", 4, "--log-every", 1, "--eval-every", 0)
-    words += ("--save-steps", 3, "--model-args", "dim=32", "depth=2", "heads=2", "drop_path=0.2", "dropout=0.1")
+    words += ("--save-steps", 3, "--keep", 1)
+    words += ("--model-args", "dim=32", "depth=2", "heads=2", "drop_path=0.2", "dropout=0.1")
     straight = deepspeed(start, free_port, 2, *words, "--out", runs / "straight").wait(180)
     assert straight.code == 0, straight.out
 
@@ -81,8 +82,8 @@ def test_a_run_killed_in_the_middle_goes_on_with_the_same_losses(
     assert 5 <= done_steps < 12, "not killed in the middle"
     assert (runs / "killed" / "checkpoints" / "latest").exists()
 
-    refused = deepspeed(start, free_port + 2, 2, *words, "--out", runs / "killed").wait(120)
-    assert refused.code != 0
+    refused = start("tubelet", "train", *TINY, *words, "--out", runs / "killed").wait(120)
+    assert refused.code == 1
     assert "already holds a run. Add --resume auto" in refused.out
 
     resumed = deepspeed(start, free_port + 3, 2, *words, "--out", runs / "killed", "--resume", "auto").wait(180)
@@ -96,8 +97,8 @@ def test_a_run_killed_in_the_middle_goes_on_with_the_same_losses(
 
 @pytest.mark.parametrize(
     "system",
-    [("--precision", "bf16", "--zero-stage", "0"), ("--precision", "bf16", "--zero-stage", "2")],
-    ids=["bf16 zero 0", "bf16 zero 2"],
+    [("--precision", "bf16", "--zero-stage", "2")],
+    ids=["bf16 zero 2"],
 )
 def test_precisions_and_stages(tubelet, dataset: Path, tmp_path: Path, system: tuple[str, ...]) -> None:
     words = ("train", *TINY, "--data", dataset, "--out", tmp_path / "run", "--epochs", 1, "--batch-size", 8)
@@ -106,9 +107,12 @@ def test_precisions_and_stages(tubelet, dataset: Path, tmp_path: Path, system: t
     assert losses(tmp_path / "run")[1] == pytest.approx(1.39, abs=0.5)
 
 
-def test_torchrun_and_plain_python_take_the_same_script(start, dataset: Path, tmp_path: Path, free_port: int) -> None:
+def test_srun_and_torchrun_take_the_same_script(start, dataset: Path, tmp_path: Path, free_port: int) -> None:
     words = (*TINY, "--data", dataset, "--epochs", 1, "--eval-every", 0)
-    alone = start("python", "launch/train.py", *words, "--batch-size", 8, "--out", tmp_path / "alone").wait(120)
+    slurm = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}  # what srun sets
+    slurm |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port + 1)}  # and what its job script does
+    words_alone = (*words, "--batch-size", 8, "--out", tmp_path / "alone")
+    alone = start("python", "launch/train.py", *words_alone, **slurm).wait(120)
     assert alone.code == 0, alone.out
     launcher = ("torchrun", "--nproc-per-node", 2, "--master-port", free_port)
     two = start(*launcher, "launch/train.py", *words, "--batch-size", 4, "--out", tmp_path / "two").wait(120)
@@ -153,21 +157,14 @@ class TestTheWrongWayRound:
 
     def test_no_arguments(self, tubelet) -> None:
         self.fails(tubelet("train"), "training needs --model NAME, --data DIR, --out RUN")
-        self.fails(tubelet("prepare"), "nothing to prepare")
-        self.fails(tubelet("evaluate"), "no checkpoint given")
         self.fails(tubelet("embed"), "embedding needs")
 
     def test_unknown_model(self, tubelet, dataset: Path, tmp_path: Path) -> None:
         done = tubelet("train", "--model", "timesfromer", "--data", dataset, "--out", tmp_path / "run")
         self.fails(done, "timesfromer", "timesformer")
 
-    def test_folders(self, tubelet, tmp_path: Path) -> None:
+    def test_folder(self, tubelet, tmp_path: Path) -> None:  # the others are in tests/datasets/test_manifest.py
         self.fails(tubelet("prepare", "--videos", tmp_path / "no", "--out", tmp_path / "out"), "no such folder")
-        (tmp_path / "empty").mkdir()
-        self.fails(tubelet("prepare", "--videos", tmp_path / "empty", "--out", tmp_path / "out"), "folder is empty")
-        (tmp_path / "one" / "only").mkdir(parents=True)
-        (tmp_path / "one" / "only" / "a.mp4").touch()
-        self.fails(tubelet("prepare", "--videos", tmp_path / "one", "--out", tmp_path / "out"), "only one class")
 
     def test_data(self, tubelet, tmp_path: Path) -> None:
         words = ("train", "--model", "timesformer_tiny", "--data", tmp_path, "--out", tmp_path / "run")
