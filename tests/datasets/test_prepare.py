@@ -98,6 +98,17 @@ def test_a_decoder_that_hangs_meets_its_deadline(videos: Path, tmp_path: Path, m
     assert [(Path(entry["path"]).name, entry["cause"][:22]) for entry in bad] == [(stuck, "not checked within 5 s")]
 
 
+def test_videos_without_labels(videos: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(videos.rglob("*.*"))[:6]):
+        shutil.copy(path, flat / f"{number}{path.suffix}")
+    card = prepare(PrepareConfig(out=tmp_path / "out", videos=flat, check="packets"))
+    assert card.classes == []
+    assert {name: split.videos for name, split in card.splits.items()} == {"train": 6}  # nothing to validate
+    assert set(ShardedSplit(tmp_path / "out", "train").labels) == {-1}
+
+
 def test_one_split_for_all(videos: Path, tmp_path: Path) -> None:
     card = prepare(PrepareConfig(out=tmp_path / "out", videos=videos, split="test", check="packets"))
     assert {name: split.videos for name, split in card.splits.items()} == {"test": 24}
