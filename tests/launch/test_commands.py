@@ -197,17 +197,6 @@ class TestTheWrongWayRound:
         done = tubelet("evaluate", "--checkpoint", trained, "--data", tmp_path / "other")
         self.fails(done, "tells 4 classes apart", "has 2", "3 are missing, such as 'anticlockwise'", "such as 'up'")
 
-    def test_data_without_labels(self, tubelet, trained: Path, videos: Path, tmp_path: Path) -> None:
-        """It is embedded, and neither trained on nor scored."""
-        words = ("--videos", videos / "left", "--out", tmp_path / "flat", "--check", "packets")
-        assert tubelet("prepare", *words).code == 0
-        out = tmp_path / "embeddings"
-        done = tubelet("embed", "--checkpoint", trained, "--data", tmp_path / "flat", "--out", out)
-        assert done.code == 0, done.out
-        assert pandas.read_parquet(out).label.isna().all()
-        words = ("evaluate", "--checkpoint", trained, "--data", tmp_path / "flat", "--split", "train")
-        self.fails(tubelet(*words), "its videos have no labels to score against")
-
     def test_values_out_of_range(self, tubelet, trained: Path, dataset: Path) -> None:
         words = ("evaluate", "--checkpoint", trained, "--data", dataset)
         self.fails(tubelet(*words, "--batch-size", 0), "batch_size: input should be greater than or equal to 1, got 0")
