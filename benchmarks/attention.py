@@ -35,7 +35,7 @@ def seconds(attention: Callable[..., torch.Tensor], qkv: torch.Tensor, gradient:
     qkv.grad = None
     began = time.perf_counter()
     q, k, v = qkv.transpose(-4, -2).unbind(-3)
-    attention(q, k, v, 0.0).backward(gradient)
+    attention(q, k, v, dropout_p=0.0).backward(gradient)
     return time.perf_counter() - began
 
 

@@ -30,17 +30,17 @@ class PatchEmbed(nn.Module):
         return self.proj(image).flatten(2).transpose(1, 2)
 
 
-# Up to this many tokens explicit products are the faster attention on a CPU. Measured on two cores, forward and
-# backward: 17 tokens in 4 heads 2.4 times in fp32, 2.6 times in bf16; 8 tokens in 12 heads 1.2 and 2.6 times.
-SHORT_ON_CPU = 64
+# Up to this many tokens explicit products are the faster attention on a CPU, by 1.0 to 1.2 in fp32 and 2 to 6 in bf16;
+# from about 49 on they lose in fp32 (benchmarks/attention.py).
+SHORT_ON_CPU = 32
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
     """Softmax attention (..., heads, N, C / heads), by the kernel that is fast where the tensors are."""
     if q.device.type != "cpu" or q.shape[-2] > SHORT_ON_CPU or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)
     scores = (q * q.shape[-1] ** -0.5).contiguous() @ k.contiguous().transpose(-2, -1)
-    return F.dropout(scores.softmax(-1), dropout) @ v.contiguous()
+    return F.dropout(scores.softmax(-1), dropout_p) @ v.contiguous()
 
 
 class Attention(nn.Module):
