@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,11 +63,11 @@ def start(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None
         print("interrupted", file=sys.stderr)
         code = 130
     except Exception as error:
-        if not _is_for_the_user(error):
-            _end(error)
-            raise
-        rank = os.environ.get("RANK", "0")
-        print(f"error{f' on rank {rank}' if rank != '0' else ''}: {error}", file=sys.stderr)
+        if _is_for_the_user(error):
+            rank = os.environ.get("RANK", "0")
+            print(f"error{f' on rank {rank}' if rank != '0' else ''}: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
         code = 1
     _leave(code)
 
@@ -79,15 +80,6 @@ def _is_for_the_user(error: Exception) -> bool:
     from tubelet.video import VideoError
 
     return isinstance(error, ConfigError | DataError | OSError | RunError | UnknownModel | VideoError | WeightsError)
-
-
-def _end(error: Exception) -> None:
-    """Several ranks must end even when one of them has a defect: with its traceback, and without waiting."""
-    import traceback
-
-    if "torch.distributed" in sys.modules:
-        traceback.print_exception(error)
-        _leave(1)
 
 
 def _leave(code: int) -> None:
