@@ -7,23 +7,35 @@ vector = model.embed(clip)              # (B, model.num_features)
 """
 
 from .cost import count_cost
-from .layouts import LoadReport, WeightsError
+from .layouts import LoadReport, WeightsError, recognise
 from .model import ClipSpec, Entry, Model
+from .published import PublishedWeights, clip_spec, fetch, is_published, published_record, published_weights
 from .registry import UnknownModel, create_model, list_models, model_entry
-from .weights import load_model, load_weights, save_model
+from .weight_files import read_weights
+from .weights import count_classes, create_published, load_model, load_weights, save_model
 
 __all__ = [
     "ClipSpec",
     "Entry",
     "LoadReport",
     "Model",
+    "PublishedWeights",
     "UnknownModel",
     "WeightsError",
+    "clip_spec",
+    "count_classes",
     "count_cost",
     "create_model",
+    "create_published",
+    "fetch",
+    "is_published",
     "list_models",
     "load_model",
     "load_weights",
     "model_entry",
+    "published_record",
+    "published_weights",
+    "read_weights",
+    "recognise",
     "save_model",
 ]

@@ -20,26 +20,35 @@ class Layout:
     """One publisher's naming of one network.
 
     A state dict has this layout if every pattern of `marks` is found in some key of it and none of `never` is;
-    `convert` renames it to our names.
+    `convert` renames it to our names. Where the names alone do not tell two networks apart, `axes` says how many axes
+    a tensor of some pattern must have.
     """
 
     name: str
     marks: tuple[str, ...]
     convert: Callable[[State], State]
     never: tuple[str, ...] = ()
+    axes: tuple[tuple[str, int], ...] = ()
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
-        return all(_found(mark, state) for mark in self.marks) and not any(_found(mark, state) for mark in self.never)
+        if not all(_found(mark, state) for mark in self.marks) or any(_found(mark, state) for mark in self.never):
+            return False
+        return all(any(re.search(p, key) and state[key].ndim == count for key in state) for p, count in self.axes)
 
 
 @dataclass
 class LoadReport:
-    """What `load_weights` did: our names, of `total` in the model; the values of the dicts say how or why."""
+    """What `load_weights` did: our names, of `total` in the model; the values of the dicts say how or why.
+
+    Of an image network's weights, `inflated` were given time, `copied` serve a second time, `dropped` have no use in
+    the video network, and `initialised` are new in it.
+    """
 
     source: str
     layout: str = ""
     total: int = 0
     loaded: list[str] = field(default_factory=list)
+    inflated: dict[str, str] = field(default_factory=dict)
     copied: dict[str, str] = field(default_factory=dict)
     resized: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
@@ -52,7 +61,12 @@ class LoadReport:
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
     def _changes(self) -> list[tuple[str, str]]:
-        told = [("copied", self.copied), ("resized", self.resized), ("dropped", self.dropped)]
+        told = [
+            ("inflated", self.inflated),
+            ("copied", self.copied),
+            ("resized", self.resized),
+            ("dropped", self.dropped),
+        ]
         changes = [(verb, "; ".join(f"{k} ({v})" for k, v in summarise_names(names).items())) for verb, names in told]
         fresh = summarise_names(dict.fromkeys(self.initialised, ""))
         return [*changes, ("left as initialised", ", ".join(fresh))]
@@ -89,11 +103,6 @@ def recognise(layouts: tuple[Layout, ...], state: State) -> Layout | None:
     return next((layout for layout in layouts if layout.fits(state)), None)
 
 
-def name_family(state: Mapping[str, Tensor]) -> str | None:
-    """Whose weights these look like, for an error message; None where the keys tell nothing."""
-    return next((name for mark, name in _FAMILIES if _found(mark, state)), None)
-
-
 def summarise_names(names: Mapping[str, str]) -> dict[str, str]:
     """Fold names that differ only in a block's number: `blocks.*.attn.qkv.weight x12`."""
     folded: dict[str, list[str]] = {}
@@ -107,17 +116,3 @@ def summarise_names(names: Mapping[str, str]) -> dict[str, str]:
 
 def _found(pattern: str, state: Mapping[str, Tensor]) -> bool:
     return any(re.search(pattern, key) for key in state)
-
-
-_FAMILIES = (
-    (r"temporal_(attn|attention|fc)\b|\btimesformer\.|^time_embed$", "a TimeSformer"),
-    (r"transformer_layers\.layers\.\d+\.attentions", "a TimeSformer (MMAction2)"),
-    (r"^vivit\.|Transformer/encoderblock", "a ViViT"),
-    (r"base_model\.temp_embed", "an X-ViT"),
-    (r"relative_position_bias_table", "a Swin transformer"),
-    (r"patch_embed[1-4]\.|blocks[1-4]\.\d", "a UniFormer"),
-    (r"[Mm]ixed_?[345][a-f]|inception", "an Inception network"),
-    (r"layer[1-4]\.\d+\.|res_blocks", "a ResNet"),
-    (r"^(features|stages)\.\d", "a convolutional network"),
-    (r"encoder_layer_\d|^vit\.|blocks\.\d+\.attn\.qkv|encoder\.layer\.\d+\.attention", "an image ViT"),
-)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -107,13 +107,16 @@ class Model(nn.Module, ABC):
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
-    def check_input(self, x: Tensor, smallest: int) -> None:
-        """Raise ValueError unless `x` has this model's axes, three channels, a float dtype and sides >= `smallest`."""
+    def check_input(self, x: Tensor, smallest: int, shortest: int = 1) -> None:
+        """Raise ValueError unless `x` has this model's axes, three channels, a float dtype, H and W of at least
+        `smallest` and, if it is a clip, at least `shortest` frames."""
         wanted = f"{type(self).__name__} takes ({', '.join(self.axes)}) float with H and W of at least {smallest}"
+        if shortest > 1:
+            wanted += f" and T of at least {shortest}"
         shape = tuple(x.shape)
         if x.ndim != len(self.axes) or shape[1] != 3:
             raise ValueError(f"{wanted}, got {shape}")
-        if min(shape[2:-2], default=1) < 1 or min(shape[-2:]) < smallest:
+        if min(shape[2:-2], default=shortest) < shortest or min(shape[-2:]) < smallest:
             raise ValueError(f"{wanted}, got {shape}")
         if not x.is_floating_point():
             raise ValueError(f"{wanted}, got {x.dtype}: convert and normalise first (see model.clip.mean and .std)")
@@ -123,14 +126,15 @@ class Model(nn.Module, ABC):
 class Entry:
     """One name of the registry: what it builds, from which paper, and the input it was published with.
 
-    `defaults` overrides the defaults of `build`'s own arguments; frames and size come from `clip`.
+    `defaults` overrides the defaults of `build`'s own arguments. frames and size come from `clip`, and reach a network
+    only if it depends on them: convolutions do not.
     """
 
     name: str
     summary: str
     source: str
     clip: ClipSpec
-    build: Callable[..., Model]
+    build: type[Model]
     defaults: Mapping[str, Any]
     kind: Literal["video", "image"] = "video"
 

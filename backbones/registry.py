@@ -7,11 +7,51 @@ import fnmatch
 import inspect
 from typing import Any, Literal
 
+from .c3d import ENTRIES as C3D_ENTRIES
+from .csn import ENTRIES as CSN_ENTRIES
+from .i3d import ENTRIES as I3D_ENTRIES
+from .i3d_resnet import ENTRIES as I3D_RESNET_ENTRIES
+from .image.inception import ENTRIES as GOOGLENET_ENTRIES
+from .image.resnet import ENTRIES as RESNET_ENTRIES
+from .image.swin import ENTRIES as SWIN_ENTRIES
+from .image.uniformer import ENTRIES as UNIFORMER_IMAGE_ENTRIES
+from .image.vgg import ENTRIES as VGG_ENTRIES
 from .image.vit import ENTRIES as VIT_ENTRIES
+from .layouts import Layout
 from .model import Entry, Model
+from .p3d import ENTRIES as P3D_ENTRIES
+from .r2plus1d import ENTRIES as R2PLUS1D_ENTRIES
+from .r3d import ENTRIES as R3D_ENTRIES
 from .timesformer import ENTRIES as TIMESFORMER_ENTRIES
+from .uniformer import ENTRIES as UNIFORMER_ENTRIES
+from .video_swin import ENTRIES as VIDEO_SWIN_ENTRIES
+from .vivit import ENTRIES as VIVIT_ENTRIES
+from .xvit import ENTRIES as XVIT_ENTRIES
 
-_ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*TIMESFORMER_ENTRIES, *VIT_ENTRIES)}
+_ENTRIES: dict[str, Entry] = {
+    entry.name: entry
+    for entries in (
+        C3D_ENTRIES,
+        CSN_ENTRIES,
+        GOOGLENET_ENTRIES,
+        I3D_ENTRIES,
+        I3D_RESNET_ENTRIES,
+        P3D_ENTRIES,
+        R2PLUS1D_ENTRIES,
+        R3D_ENTRIES,
+        RESNET_ENTRIES,
+        SWIN_ENTRIES,
+        TIMESFORMER_ENTRIES,
+        UNIFORMER_ENTRIES,
+        UNIFORMER_IMAGE_ENTRIES,
+        VGG_ENTRIES,
+        VIDEO_SWIN_ENTRIES,
+        VIT_ENTRIES,
+        VIVIT_ENTRIES,
+        XVIT_ENTRIES,
+    )
+    for entry in entries
+}
 
 
 class UnknownModel(ValueError):
@@ -54,17 +94,18 @@ def create_model(
     for key in arguments.keys() & given.keys():
         if not isinstance(arguments[key], int) or arguments[key] < 1:
             raise ValueError(f"{name}: {key} must be a whole number of at least 1, got {arguments[key]!r}")
-    model = entry.build(**arguments)
+    known = inspect.signature(entry.build).parameters
+    model = entry.build(**{key: value for key, value in arguments.items() if key in known})
     model.clip = entry.clip_as_built(arguments)
     model.config = {"name": name, **arguments}
     return model
 
 
 def _arguments(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:
-    """Every argument of the entry's network: as given, else the entry's default, else the network's."""
+    """Every argument of the entry: as given, else the entry's default, else the network's."""
     parameters = inspect.signature(entry.build).parameters
     defaults = {key: parameter.default for key, parameter in parameters.items()} | dict(entry.defaults)
-    defaults |= {key: getattr(entry.clip, key) for key in ("frames", "size") if key in parameters}
+    defaults |= {key: getattr(entry.clip, key) for key in (("frames", "size") if entry.kind == "video" else ("size",))}
     for key in given:
         if key not in defaults:
             near = difflib.get_close_matches(key, defaults, n=1)
@@ -72,3 +113,8 @@ def _arguments(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:
             known = ", ".join(f"{k}={v!r}" for k, v in defaults.items())
             raise TypeError(f"{entry.name} has no argument {key!r}{hint} It takes {known}")
     return defaults | given
+
+
+def all_layouts() -> list[Layout]:
+    """Every published layout of every family, each once."""
+    return list({layout.name: layout for entry in _ENTRIES.values() for layout in entry.build.weight_rules.layouts}.values())

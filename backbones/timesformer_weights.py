@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from .image.vit_weights import VIT_LAYOUTS, resize_bicubic, vit_traits
+from .image.vit_weights import VIT_LAYOUTS, fit_class_token, vit_traits
 from .layouts import Layout, LoadReport, State, WeightRules, renamer
 from .lift.resize import nearest_sequence
 
@@ -91,34 +90,13 @@ def fit_timesformer(model: nn.Module, state: State, report: LoadReport) -> State
     """Bring TimeSformer or image ViT weights to this model: fold in what it lacks, resize embeddings, add time."""
     timesformer: TimeSformer = model  # type: ignore[assignment]
     if report.layout in {layout.name for layout in VIT_LAYOUTS}:
-        state = _from_image_vit(timesformer, state, report)
+        state = fit_class_token(state, timesformer.pos_embed, report)
     _resize(timesformer, state, report)
     if timesformer.attention == "divided" and not any(".temporal_" in key for key in state):
         _start_time_from_space(state, report)
         report.initialised += [key for key in model.state_dict() if ".temporal_fc." in key]
     if timesformer.time_embed is not None and "time_embed" not in state:
         report.initialised.append("time_embed")
-    return state
-
-
-def _from_image_vit(model: TimeSformer, state: State, report: LoadReport) -> State:
-    """Express what some image ViTs have and TimeSformer has not, without changing what they compute."""
-    scales = [key for key in state if key.endswith((".ls1.gamma", ".ls2.gamma"))]
-    for key in scales:
-        gamma = state.pop(key)
-        last = key.replace("ls1.gamma", "attn.proj").replace("ls2.gamma", "mlp.fc2")
-        state[f"{last}.weight"] = state[f"{last}.weight"] * gamma[:, None]
-        state[f"{last}.bias"] = state[f"{last}.bias"] * gamma
-    if scales:
-        report.notes.append("LayerScale was folded into attn.proj and mlp.fc2")
-    if "fc_norm.weight" in state and "norm.weight" not in state:
-        state |= {f"norm.{part}": state.pop(f"fc_norm.{part}") for part in ("weight", "bias")}
-        report.notes.append("fc_norm, a norm after mean pooling, became norm; TimeSformer classifies the class token")
-    pos = state.get("pos_embed")
-    if pos is not None and pos.ndim == 3 and round(pos.shape[1] ** 0.5) ** 2 == pos.shape[1]:
-        state["pos_embed"] = torch.cat([torch.zeros_like(pos[:, :1]), pos], dim=1)
-        report.notes.append("the class token had no position; it was given zero")
-    resize_bicubic(state, model.pos_embed, 1, report)
     return state
 
 

@@ -7,26 +7,32 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .layouts import LoadReport, State, WeightsError, name_family, recognise, summarise_names
+from .layouts import LoadReport, State, WeightsError, recognise, summarise_names
 from .model import Model
-from .registry import create_model
+from .published import clip_spec, fetch, published_record
+from .registry import all_layouts, create_model, model_entry
 from .weight_files import read_weights
 
 _SHOWN = 4
+_COUNTER = ".num_batches_tracked"  # of BatchNorm; nothing is computed from it where the momentum is a number
 
 
 def load_weights(model: Model, source: str | Path | Mapping[str, Tensor], strict: bool = True) -> LoadReport:
     """Load published or our own weights into `model`, and report what was done.
 
-    source: a .pt/.pth/.pyth or .safetensors file, a folder that holds model.safetensors, or a state dict. Its layout is
-    recognised by its keys. A head of another number of classes is dropped, embeddings of another size are resized,
-    and an image network's weights are lifted; the report says so. With `strict=False`, tensors that do not fit are
-    dropped and those not found stay as initialised, and the report names them.
+    source: a file of weights of any usual format (see `read_weights`), a folder of such, the id of published weights,
+    which are fetched (see `published_weights`), or a state dict. Its layout is recognised by its keys. A head of
+    another number of classes is dropped, embeddings of another size are resized, and an image network's weights are
+    lifted; the report says so. With `strict=False`, tensors that do not fit are dropped and those not found stay as
+    initialised, and the report names them.
 
     Raises WeightsError if the source cannot be read, belongs to another network, or (strict) leaves anything unmatched.
     """
@@ -43,7 +49,7 @@ def load_weights(model: Model, source: str | Path | Mapping[str, Tensor], strict
     shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state}
     misfits = {key: f"{theirs}, here {ours}" for key, (theirs, ours) in shapes.items() if theirs != ours}
     unexpected = [key for key in state if key not in own]
-    missing = [key for key in own if key not in state and key not in report.initialised]
+    missing = [key for key in own if key not in state and key not in report.initialised and not key.endswith(_COUNTER)]
     if strict and (misfits or unexpected or missing):
         raise WeightsError(_unfit(model, state, report, misfits, unexpected, missing))
     report.dropped |= misfits | dict.fromkeys(unexpected, f"no such tensor in {_name(model)}")
@@ -60,7 +66,7 @@ def save_model(model: Model, folder: str | Path) -> None:
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as workshop:
         save_file(tensors, Path(workshop, "model.safetensors"), metadata={"format": "pt"})
-        Path(workshop, "config.json").write_text(json.dumps(model.config, indent=2) + "\n")
+        Path(workshop, "config.json").write_text(json.dumps(model.config | _own_clip(model), indent=2) + "\n")
         shutil.copymode(Path(workshop, "config.json"), Path(workshop, "model.safetensors"))  # else the owner's alone
         for name in ("model.safetensors", "config.json"):
             os.replace(Path(workshop, name), folder / name)
@@ -77,9 +83,45 @@ def load_model(folder: str | Path) -> Model:
         raise WeightsError(
             f"{path} names no model of ours; build one with create_model, then load_weights from {folder}"
         )
+    clip = config.pop("clip", None)
     model = create_model(**config)
+    if clip is not None:
+        model.clip = clip_spec(clip)
     load_weights(model, folder)
     return model
+
+
+def create_published(name: str, **changes: Any) -> Model:
+    """Build the model that the published weights `name` are of and load them; its `clip` is the one they were trained
+    for. `changes` are arguments of `create_model` that win over the record's.
+
+    Raises WeightsError where there is no such record, or the file cannot be had or does not fit.
+    """
+    record = published_record(name)
+    path, call = fetch(record), record.call
+    if record.classes is None:
+        call["num_classes"] = count_classes(record.model, read_weights(path)[0])
+    model = create_model(**{**call, **changes})
+    model.clip = replace(record.clip, frames=model.clip.frames, size=model.clip.size)
+    load_weights(model, path)
+    return model
+
+
+def count_classes(name: str, weights: Mapping[str, Tensor]) -> int | None:
+    """How many classes weights of the model `name`, in any layout known for it, tell apart; None without a head."""
+    layout = recognise(model_entry(name).build.weight_rules.layouts, dict(weights))
+    shapes = {key: torch.empty_like(value, device="meta") for key, value in weights.items()}
+    head = None if layout is None else layout.convert(shapes).get("head.weight")
+    return None if head is None else head.shape[0]
+
+
+def _own_clip(model: Model) -> dict[str, Any]:
+    """The model's clip for its configuration, where it is not the one that its name has in the registry."""
+    clip = getattr(model, "clip", None)
+    if clip is None or "name" not in model.config:
+        return {}
+    usual = model_entry(model.config["name"]).clip_as_built(model.config)
+    return {} if clip == usual else {"clip": asdict(clip)}
 
 
 def _drop_foreign_head(state: State, own: Mapping[str, Tensor], report: LoadReport) -> None:
@@ -95,8 +137,8 @@ def _drop_foreign_head(state: State, own: Mapping[str, Tensor], report: LoadRepo
 
 
 def _unrecognised(model: Model, raw: State, label: str) -> str:
-    family = name_family(raw)
-    what = f"these are the weights of {family}" if family else "its keys are of no network known here"
+    other = recognise(tuple(all_layouts()), raw)
+    what = f"these are weights of {other.name}" if other else "its keys are of no network known here"
     return f"{label} does not fit {_name(model)}: {what}; it begins with {_some(raw)}"
 
 

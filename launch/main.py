@@ -30,7 +30,8 @@ COMMANDS = {
     "train": "train or fine-tune a model on a dataset",
     "evaluate": "top-1 and top-5 of a trained model, per clip and per video",
     "embed": "clip embeddings of a dataset as Parquet",
-    "models": "the table of models with parameters and GMACs",
+    "models": "the table of models with parameters and GMACs, or of published weights",
+    "convert": "published weights of any format as model.safetensors and config.json",
     "doctor": "versions, accelerators and decoders found, what is missing and how to get it",
     "demo": "make the demo set: encoded videos that only time tells apart",
 }

@@ -126,6 +126,7 @@ def train(config: TrainConfig) -> Path:
                     f"Lower --lr ({config.optim.lr:g}) or lengthen --warmup-epochs, and --resume auto"
                 )
         if epoch_ends and val_split is not None and _due(state.epoch, config.run.eval_every, config.optim.epochs):
+            world.share_statistics(engine.module)
             metrics = score(
                 engine.module, val_split, settings, (1, 1), world, 2 * order.batch, workers, config.system.precision
             )
@@ -135,6 +136,7 @@ def train(config: TrainConfig) -> Path:
                 log.write(state.step, "eval", epoch=state.epoch, **asdict(metrics))
                 log.say(f"epoch {state.epoch}/{config.optim.epochs}: {metrics}")
         if saves:
+            world.share_statistics(engine.module)
             checkpoints.save(engine, state)
             meter.restart()
 

@@ -33,14 +33,37 @@ class PatchEmbed(nn.Module):
 # Up to this many tokens explicit products are the faster attention on a CPU, by 1.0 to 1.2 in fp32 and 2 to 6 in bf16;
 # from about 49 on they lose in fp32 (benchmarks/attention.py).
 SHORT_ON_CPU = 32
+# From LONG_ON_CPU on they win again in bf16 where no gradient is kept, by 1.4, if SCORES_ON_CPU at most exist at once.
+LONG_ON_CPU, SCORES_ON_CPU = 128, 2**22
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
     """Softmax attention (..., heads, N, C / heads), by the kernel that is fast where the tensors are."""
     if q.device.type != "cpu" or q.shape[-2] > SHORT_ON_CPU or torch.compiler.is_compiling():
+        if _attends_in_pieces(q, dropout_p):
+            return _attend_in_pieces(q, k, v)
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)
     scores = (q * q.shape[-1] ** -0.5).contiguous() @ k.contiguous().transpose(-2, -1)
     return F.dropout(scores.softmax(-1), dropout_p) @ v.contiguous()
+
+
+def _attends_in_pieces(q: Tensor, dropout_p: float) -> bool:
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.compiler.is_compiling():
+        return False
+    return q.shape[-2] >= LONG_ON_CPU and dropout_p == 0.0 and not torch.is_grad_enabled()
+
+
+def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Explicit products of several sequences together or, where one has too many scores, of some of its queries."""
+    rows = max(SCORES_ON_CPU // k.shape[-2], 1)
+    together = max(rows // q.shape[-2], 1)
+    sequences = [x.contiguous().flatten(0, -3).split(together) for x in (q * q.shape[-1] ** -0.5, k, v)]
+    pieces = [
+        ((some @ keys.transpose(-2, -1)).softmax(-1) @ values).flatten(0, 1)
+        for queries, keys, values in zip(*sequences, strict=True)
+        for some in queries.split(rows, dim=-2)
+    ]
+    return torch.cat(pieces).view(*q.shape[:-1], v.shape[-1])
 
 
 class Attention(nn.Module):
@@ -63,12 +86,14 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers with an exact GELU between: (..., C) -> (..., C)."""
+    """Two layers with a GELU between, exact or approximated by a tanh: (..., C) -> (..., C)."""
 
-    def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.0, approximate: str = "none") -> None:
         super().__init__()
+        if approximate not in ("none", "tanh"):
+            raise ValueError(f"approximate, of the GELU, must be 'none' or 'tanh', got {approximate!r}")
         self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
+        self.act = nn.GELU(approximate)
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(dropout)
 
@@ -155,7 +180,8 @@ class ViT(Model):
     pool: "token" classifies the class token, "mean" the average of the patches. With `fc_norm` the last norm comes
     after pooling, as in fine-tuned MAE. `embed_class=False` gives the class token no position and `layer_scale`
     scales the residuals, as in DeiT III. Another H or W than `size` resizes the position embedding, bicubic as timm
-    does. init_std is the spread of linear weights at initialisation, embed_std that of the class token and positions.
+    does. `approximate` is that of the GELU. init_std is the spread of linear weights at initialisation, embed_std that
+    of the class token and positions.
     """
 
     axes = ("B", "3", "H", "W")
@@ -171,6 +197,7 @@ class ViT(Model):
         heads: int = 12,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
+        approximate: Literal["none", "tanh"] = "none",
         norm_eps: float = 1e-6,
         pool: Literal["token", "mean"] = "token",
         fc_norm: bool = False,
@@ -200,7 +227,8 @@ class ViT(Model):
             Block(
                 dim,
                 attn=Attention(dim, heads, qkv_bias, dropout, attention_dropout),
-                mlp=Mlp(dim, int(dim * mlp_ratio + 1e-6), dropout),  # 100 / 48 * 48 is a little less than 100
+                # 100 / 48 * 48 is a little less than 100
+                mlp=Mlp(dim, int(dim * mlp_ratio + 1e-6), dropout, approximate),
                 norm_eps=norm_eps,
                 drop_path=rate,
                 layer_scale=layer_scale,

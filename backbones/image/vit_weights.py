@@ -34,8 +34,9 @@ _from_torchvision = renamer(
 )
 
 _rename_huggingface = renamer(
-    (r"^vit\.", ""),
+    (r"^(vi|dei)t\.", ""),
     (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.distillation_token$", "dist_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^(encoder\.layer|layers)\.(\d+)\.", r"blocks.\2."),
@@ -50,28 +51,74 @@ _rename_huggingface = renamer(
 )
 
 
-def _from_huggingface(state: State) -> State:
-    """Rename, and join each block's query, key and value into one `attn.qkv`."""
-    renamed = _rename_huggingface(state)
+_rename_jax = renamer(
+    (r"^(opt/target/|params/)+", ""),
+    (r"/", "."),
+    (r"^cls$", "cls_token"),
+    (r"^(Transformer\.posembed_input\.)?pos_embedding$", "pos_embed"),
+    (r"^embedding\.", "patch_embed.proj."),
+    (r"^Transformer\.encoderblock_(\d+)\.", r"blocks.\1."),
+    (r"\.LayerNorm_0\.", ".norm1."),
+    (r"\.LayerNorm_[12]\.", ".norm2."),
+    (r"\.MultiHeadDotProductAttention_\d\.(query|key|value)\.", r".attn.\1."),
+    (r"\.MultiHeadDotProductAttention_\d\.out\.", ".attn.proj."),
+    (r"\.MlpBlock_\d\.Dense_0\.", ".mlp.fc1."),
+    (r"\.MlpBlock_\d\.Dense_1\.", ".mlp.fc2."),
+    (r"^Transformer\.encoder_norm\.", "norm."),
+    (r"^output_projection\.", "head."),
+    (r"^pre_logits\.", "pre_logits.fc."),
+)
+
+
+def join_qkv(state: State) -> State:
+    """Join each attention's query, key and value, by whatever names, into one `attn.qkv`."""
+    joined = dict(state)
     for names in (("query", "key", "value"), ("q_proj", "k_proj", "v_proj")):
-        for key in [key for key in renamed if f".attn.{names[0]}." in key]:
-            parts = [renamed.pop(key.replace(names[0], name)) for name in names]
-            renamed[key.replace(names[0], "qkv")] = torch.cat(parts)
-    return renamed
+        for key in [key for key in state if f"attn.{names[0]}." in key]:
+            parts = [joined.pop(key.replace(names[0], name)) for name in names]
+            joined[key.replace(names[0], "qkv")] = torch.cat(parts)
+    return joined
+
+
+def from_flax(state: State) -> State:
+    """Flax's tensors as PyTorch keeps them: outputs first, attention heads in one axis, a norm's scale its weight."""
+    converted: State = {}
+    for key, value in state.items():
+        module, _, part = key.rpartition("/")
+        if part == "bias":
+            value = value.flatten()
+        elif part == "kernel" and value.ndim > 3:  # a convolution: (..., in, out)
+            value = value.movedim((-1, -2), (0, 1))
+        elif part == "kernel":  # (in, out), (in, heads, out of each) or (heads, in of each, out)
+            value = (value.flatten(0, -2) if module.endswith("out") else value.flatten(1)).T
+        name = {"kernel": "weight", "scale": "weight"}.get(part, part)
+        converted[f"{module}/{name}" if module else name] = value.contiguous()
+    return converted
 
 
 VIT_LAYOUTS = (
     Layout(
-        "timm ViT", (r"^blocks\.0\.attn\.qkv\.", r"^patch_embed\.proj\."), dict, never=("temporal_", "^time_embed$")
+        "timm ViT",
+        (r"^blocks\.0\.attn\.qkv\.", r"^patch_embed\.proj\."),
+        dict,
+        never=("temporal_", "^time_embed$", "^temp_embed$"),
+        axes=((r"^patch_embed\.proj\.weight$", 4),),
     ),
     Layout(
         "torchvision ViT", (r"^encoder\.layers\.encoder_layer_0\.self_attention\.", r"^conv_proj\."), _from_torchvision
     ),
     Layout(
         "Hugging Face ViT",
-        (r"^(vit\.)?(encoder\.layer|layers)\.0\.attention\.", r"^(vit\.)?embeddings\.patch_embeddings\."),
-        _from_huggingface,
+        (r"^((vi|dei)t\.)?(encoder\.layer|layers)\.0\.attention\.", r"^((vi|dei)t\.)?embeddings\.patch_embeddings\."),
+        lambda state: join_qkv(_rename_huggingface(state)),
         never=(r"temporal_", r"time_embeddings", r"attention\.qkv\.", r"^vivit\."),
+        axes=((r"embeddings\.patch_embeddings\.projection\.weight$", 4),),
+    ),
+    Layout(
+        "JAX ViT",
+        (r"(^|/)Transformer/encoderblock_0/MultiHeadDotProductAttention_\d/", r"(^|/)embedding/kernel$"),
+        lambda state: join_qkv(_rename_jax(from_flax(state))),
+        axes=((r"(^|/)embedding/kernel$", 4),),  # ViViT's has five, and otherwise the same names
     ),
 )
 
@@ -101,6 +148,52 @@ def resize_bicubic(state: State, target: Tensor, prefix: int, report: LoadReport
     side = round((target.shape[1] - prefix) ** 0.5)
     state["pos_embed"] = bicubic_grid(pos, (side, side), prefix)
     report.resized["pos_embed"] = f"{pos.shape[1]} -> {target.shape[1]} entries, bicubic as image ViTs are"
+
+
+_UNUSED = (
+    (r"^dist_token$|^head_dist\.", "the distillation token of a DeiT, which serves only its own classifier"),
+    (r"^pre_logits\.|^pooler\.", "a layer before the image network's own classifier"),
+    (r"^decoder\.|^decoder_|^mask_token$", "only for pre-training by masked images"),
+)
+
+
+def fit_class_token(state: State, pos_embed: Tensor, report: LoadReport) -> State:
+    """An image ViT's weights for a video network that classifies a plain ViT's class token; the position embedding is
+    brought to the size of `pos_embed`."""
+    state = as_plain(state, report)
+    resize_bicubic(state, pos_embed, 1, report)
+    return state
+
+
+def as_plain(state: State, report: LoadReport) -> State:
+    """An image ViT's weights as those of a plain ViT, whose positions begin with the class token's.
+
+    What some image ViTs have and a plain one has not is expressed by its weights without changing what they compute
+    (LayerScale), or dropped (distillation).
+    """
+    state = dict(state)
+    pos = state.get("pos_embed")
+    if pos is not None and "dist_token" in state:
+        state["pos_embed"] = pos = torch.cat([pos[:, :1], pos[:, 2:]], dim=1)
+    for key in list(state):
+        if why := next((why for pattern, why in _UNUSED if re.search(pattern, key)), None):
+            report.dropped[key] = why
+            del state[key]
+    scales = [key for key in state if key.endswith((".ls1.gamma", ".ls2.gamma"))]
+    for key in scales:
+        gamma = state.pop(key)
+        last = key.replace("ls1.gamma", "attn.proj").replace("ls2.gamma", "mlp.fc2")
+        state[f"{last}.weight"] = state[f"{last}.weight"] * gamma[:, None]
+        state[f"{last}.bias"] = state[f"{last}.bias"] * gamma
+    if scales:
+        report.notes.append("LayerScale was folded into attn.proj and mlp.fc2")
+    if "fc_norm.weight" in state and "norm.weight" not in state:
+        state |= {f"norm.{part}": state.pop(f"fc_norm.{part}") for part in ("weight", "bias")}
+        report.notes.append("fc_norm, a norm after mean pooling, became norm, which comes before pooling")
+    if pos is not None and pos.ndim == 3 and round(pos.shape[1] ** 0.5) ** 2 == pos.shape[1]:
+        state["pos_embed"] = torch.cat([torch.zeros_like(pos[:, :1]), pos], dim=1)
+        report.notes.append("the class token had no position; it was given zero")
+    return state
 
 
 def _fit(model: nn.Module, state: State, report: LoadReport) -> State:

@@ -31,6 +31,15 @@ def nearest_sequence(embed: Tensor, length: int, prefix: int = 0) -> Tensor:
     return torch.cat([first, F.interpolate(rest, size=length, mode="nearest").transpose(1, 2)], dim=1)
 
 
+def linear_grid(pos: Tensor, made_for: tuple[int, ...], grid: tuple[int, ...], prefix: int = 0) -> Tensor:
+    """Linear along each of one, two or three axes, first entry to first and last to last: ViViT's (Scenic's) rule."""
+    mode = ("linear", "bilinear", "trilinear")[len(grid) - 1]
+    first, rest = pos[:, :prefix], pos[:, prefix:].transpose(1, 2).unflatten(2, made_for)
+    exact = rest.float() if rest.dtype in (torch.float16, torch.bfloat16) else rest
+    resized = F.interpolate(exact, size=grid, mode=mode, align_corners=True)
+    return torch.cat([first, _as_tokens(resized).to(pos.dtype)], dim=1)
+
+
 def _as_image(tokens: Tensor) -> Tensor:
     side = math.isqrt(tokens.shape[1])
     if side * side != tokens.shape[1]:

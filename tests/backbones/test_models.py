@@ -1,4 +1,4 @@
-"""The face that every model of the registry has, and the sizes the papers print."""
+"""The face that every model of the registry has."""
 
 import copy
 import io
@@ -21,17 +21,59 @@ from tubelet.backbones import (
 
 EVERY = [*list_models(), *list_models(kind="image")]
 TINY = list_models("*_tiny")
-SMALL_IMAGE = {"size": 32, "dim": 48, "depth": 2, "heads": 4, "num_classes": 6}
-
-
-def small(name: str) -> nn.Module:
-    return create_model(name, **({} if name in TINY else SMALL_IMAGE)).eval()
+SMALL_VIT = {"size": 32, "dim": 48, "depth": 2, "heads": 4, "num_classes": 6}
+SMALL_IMAGES = {
+    "vit_t_16": SMALL_VIT,
+    "deit3_s_16": SMALL_VIT,
+    "resnet_18": {"size": 48, "width": 8},
+    "resnext_50_32x4d": {"size": 48, "layers": (1, 1, 1, 1), "width": 16},
+    "se_resnet_50": {"size": 48, "layers": (1, 1, 1, 1), "width": 16},
+    "cbam_resnet_50": {"size": 48, "layers": (1, 1, 1, 1), "width": 16},
+    "googlenet": {"size": 64, "width": 0.25},
+    "vgg_11": {"size": 64, "width": 0.125},
+    "swin_t": {"size": 64, "dim": 24, "depths": (2, 2), "heads": (2, 4)},
+    "uniformer_2d_s": {"size": 64, "dims": (16, 32, 48, 64), "depths": (1, 1, 1, 1), "head_dim": 16},
+}
+VARIANTS = (
+    *((name, {}) for name in TINY),
+    ("timesformer_tiny", {"attention": "joint"}),
+    ("timesformer_tiny", {"attention": "space"}),
+    ("vivit_tiny", {"variant": "joint"}),
+    ("vivit_tiny", {"variant": "factorised_attention"}),
+    ("vivit_tiny", {"variant": "factorised_attention", "attention_order": "space_time"}),
+    ("vivit_tiny", {"variant": "factorised_heads", "pool": "mean"}),
+    ("xvit_tiny", {"head": "average"}),
+    ("xvit_tiny", {"segments": 4}),
+    ("uniformer_tiny", {"attention": "split"}),
+    ("csn_tiny", {"mode": "ip"}),
+    ("p3d_tiny", {"form": "port"}),
+    ("r2plus1d_tiny", {"midplanes": "conv"}),
+    *SMALL_IMAGES.items(),
+)
+every_variant = pytest.mark.parametrize(
+    ("name", "arguments"),
+    VARIANTS,
+    ids=[
+        f"{name} {' '.join(map(str, {} if name in SMALL_IMAGES else arguments.values()))}"
+        for name, arguments in VARIANTS
+    ],
+)
 
 
 def inputs(model: nn.Module, batch: int = 2) -> torch.Tensor:
     clip = model.clip
     shape = (clip.frames, clip.size, clip.size) if "T" in model.axes else (clip.size, clip.size)
     return torch.randn(batch, 3, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def settled(name: str, **arguments: object) -> nn.Module:
+    """A model whose BatchNorm has seen some inputs, so that its evaluation is as tame as its training."""
+    model = create_model(name, **arguments)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        with torch.no_grad():
+            for _ in range(12):
+                model.train()(torch.randn_like(inputs(model, 4)))
+    return model.eval()
 
 
 def on_meta(name: str, **arguments: object) -> nn.Module:
@@ -51,7 +93,7 @@ def test_entries_describe_their_models(name: str) -> None:
     assert model.num_classes == entry.defaults["num_classes"]
     config = json.loads(json.dumps(model.config))
     again = on_meta(**config)
-    assert again.config == model.config
+    assert json.loads(json.dumps(again.config)) == config
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
 
 
@@ -61,67 +103,83 @@ def test_layer_groups_hold_every_parameter_once(name: str) -> None:
     groups = model.layer_groups()
     names = [key for key, _ in model.named_parameters()]
     assert sorted(key for group in groups for key in group) == sorted(names)
-    assert len(groups) == model.config["depth"] + 2
-    assert "patch_embed.proj.weight" in groups[0]
-    assert "head.weight" in groups[-1]
+    assert len(groups) >= 6
+    assert all(groups)
+    assert {"head.weight", "head.bias"} <= set(groups[-1])
     assert model.no_weight_decay() <= set(names)
 
 
-@pytest.mark.parametrize("name", [*TINY, "vit_t_16", "deit3_s_16"])
-def test_forward_backward_and_shapes(name: str) -> None:
-    model = small(name).train()
+@every_variant
+def test_forward_backward_and_shapes(name: str, arguments: dict) -> None:
+    model = create_model(name, **arguments).train()
+    assert model.train() is model
     x = inputs(model)
     logits = model(x)
     assert logits.shape == (2, model.num_classes)
     logits.square().sum().backward()
     untouched = [key for key, p in model.named_parameters() if p.grad is None]
     assert not untouched
-    model.eval()
-    assert model.embed(x).shape == (2, model.num_features)
-    assert model.forward_features(x).shape[-1] == model.num_features
-    model.reset_head(4)
-    assert (model(x).shape[1], model.num_classes, model.config["num_classes"]) == (4, 4, 4)
+    assert model.eval() is model
+    with torch.no_grad():
+        vector, features = model.embed(x), model.forward_features(x)
+        assert vector.shape == (2, model.num_features)
+        assert len(features) == 2
+        torch.testing.assert_close(model(x), model.head(vector))
+        model.reset_head(4)
+        assert (model(x).shape[1], model.num_classes, model.config["num_classes"]) == (4, 4, 4)
     with pytest.raises(ValueError, match="at least 1"):
         model.reset_head(0)
 
 
-@pytest.mark.parametrize("name", [*TINY, "vit_t_16"])
-def test_logits_do_not_depend_on_the_batch(name: str) -> None:
-    model = small(name)
+@every_variant
+def test_logits_do_not_depend_on_the_batch(name: str, arguments: dict) -> None:
+    model = settled(name, **arguments)
     x = inputs(model, batch=3)
     with torch.no_grad():
         alone = torch.cat([model(one) for one in x.split(1)])
         torch.testing.assert_close(model(x), alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ["divided", "joint", "space"])
-def test_gradient_checkpointing_changes_no_gradient(attention: str) -> None:
-    model = create_model("timesformer_tiny", attention=attention)
-    x, gradients = inputs(model), []
+@every_variant
+def test_gradient_checkpointing_changes_no_gradient(name: str, arguments: dict) -> None:
+    model = create_model(name, **arguments).double().train()
+    x, gradients = inputs(model).double(), []
     for enable in (False, True):
+        torch.manual_seed(0)
         model.set_grad_checkpointing(enable)
         model.zero_grad()
         model(x).square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
 
 
-@pytest.mark.parametrize("name", [*TINY, "vit_t_16"])
-def test_bfloat16_and_autocast(name: str) -> None:
-    model = small(name)
+@every_variant
+def test_bfloat16_and_autocast(name: str, arguments: dict) -> None:
+    model = settled(name, **arguments)
     x = inputs(model)
     with torch.no_grad():
         exact = model(x)
+        allowed = 0.1 * exact.abs().max() + 0.05
         with torch.autocast("cpu", torch.bfloat16):
-            assert (model(x).float() - exact).abs().max() < 0.1 * exact.abs().max() + 0.05
+            assert (model(x).float() - exact).abs().max() < allowed
         half = model.bfloat16()(x.bfloat16())
     assert half.dtype == torch.bfloat16
-    assert (half.float() - exact).abs().max() < 0.1 * exact.abs().max() + 0.05
+    assert (half.float() - exact).abs().max() < allowed
 
 
-@pytest.mark.parametrize("name", [*TINY, "vit_t_16"])
+@every_variant
+def test_autocast_trains(name: str, arguments: dict) -> None:
+    model = create_model(name, **arguments).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(inputs(model)).float().square().sum()
+    loss.backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", [*TINY, *SMALL_IMAGES])
 def test_copies_pickles_and_exports(name: str) -> None:
-    model = small(name)
+    model = settled(name, **SMALL_IMAGES.get(name, {}))
     x = inputs(model)
     with torch.no_grad():
         expected = model(x)
@@ -133,69 +191,40 @@ def test_copies_pickles_and_exports(name: str) -> None:
             assert torch.equal(twin(x), expected)
             assert twin.config == model.config
         program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},))
-        torch.testing.assert_close(program.module()(x), expected)
+        torch.testing.assert_close(program.module()(x), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(program.module()(torch.cat([x, x]))[2:], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ["divided", "joint", "space"])
-def test_traces_as_one_graph(attention: str) -> None:
+@every_variant
+def test_traces_as_one_graph(name: str, arguments: dict) -> None:
     """torch.compile sees no graph break; the eager backend spares the tests a compiler."""
-    model = create_model("timesformer_tiny", attention=attention).eval()
+    model = settled(name, **arguments)
     x = inputs(model)
     with torch.no_grad():
         compiled = torch.compile(model, backend="eager", fullgraph=True)
-        torch.testing.assert_close(compiled(x), model(x))
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [((3, 8, 48, 48), torch.float32), ((1, 1, 8, 48, 48), torch.float32), ((1, 3, 0, 48, 48), torch.float32),
-     ((1, 3, 8, 48, 11), torch.float32), ((1, 3, 8, 48, 48), torch.uint8)],
-)  # fmt: skip
-def test_wrong_inputs_are_named(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    model = create_model("timesformer_tiny")
-    with pytest.raises(ValueError, match=r"TimeSformer takes \(B, 3, T, H, W\) float.* got"):
-        model(torch.zeros(shape, dtype=dtype))
+@pytest.mark.parametrize("name", TINY)
+def test_wrong_inputs_are_named(name: str) -> None:
+    model = create_model(name)
+    for shape, dtype in (
+        ((3, 8, 48, 48), torch.float32),
+        ((1, 1, 8, 48, 48), torch.float32),
+        ((1, 3, 0, 48, 48), torch.float32),
+        ((1, 3, 8, 48, 0), torch.float32),
+        ((1, 3, 8, 48, 48), torch.uint8),
+    ):
+        with pytest.raises(ValueError, match=rf"{type(model).__name__} takes \(B, 3, T, H, W\) float.* got"):
+            model(torch.zeros(shape, dtype=dtype))
 
 
-def test_another_clip_than_built_is_taken() -> None:
-    model = create_model("timesformer_tiny").eval()
-    for shape in ((1, 3, 5, 48, 48), (1, 3, 8, 60, 36), (1, 3, 1, 25, 12)):
-        assert model(torch.randn(shape)).shape == (1, 10)
-
-
-def test_space_only_does_not_see_the_order_of_frames() -> None:
-    x = torch.randn(2, 3, 8, 48, 48)
-    for attention, blind in (("space", True), ("divided", False), ("joint", False)):
-        model = create_model("timesformer_tiny", attention=attention).eval()
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=0.2)
-        with torch.no_grad():
-            assert torch.allclose(model(x), model(x.flip(2)), atol=1e-4) == blind
-
-
-def test_initialisation_is_the_published_one() -> None:
-    model = create_model("timesformer", depth=3)
-    assert all(not block.temporal_fc.weight.any() and not block.temporal_fc.bias.any() for block in model.blocks)
-    assert not model.time_embed.any()
-    block = model.blocks[0]
-    assert not torch.equal(block.attn.qkv.weight, block.temporal_attn.qkv.weight)
-    for weight in (model.pos_embed, block.attn.qkv.weight, block.temporal_attn.qkv.weight, model.head.weight):
-        assert abs(weight.std().item() - 0.02) < 1e-3
-    assert [round(block.drop_path.rate, 3) for block in model.blocks] == [0.0, 0.05, 0.1]
-    tiny = create_model("timesformer_tiny")
-    assert abs(tiny.pos_embed.std().item() - 0.5) < 0.05
-    assert abs(tiny.time_embed.std().item() - 1.0) < 0.1
-    assert abs(tiny.blocks[0].temporal_attn.qkv.weight.std().item() - 0.12) < 0.01
-
-
-def test_drop_path_drops_a_clip_whole() -> None:
-    model = create_model("timesformer_tiny", drop_path=0.9, depth=2).train()
-    block = model.blocks[1]
-    cls, x = torch.randn(64, 1, 96), torch.randn(64, 4, 2, 96)
-    a, b = block.drop_path.together(cls, x)
-    assert torch.equal(a.flatten(1).any(1), b.flatten(1).any(1))
-    assert 0 < a.flatten(1).any(1).sum() < 32
+@pytest.mark.parametrize("name", [name for name in TINY if not name.startswith("c3d")])
+def test_another_clip_than_built_is_taken(name: str) -> None:
+    model = create_model(name).eval()
+    with torch.no_grad():
+        for shape in ((1, 3, 5, 48, 48), (1, 3, 10, 61, 37), (1, 3, 4, 53, 72)):
+            assert model(torch.randn(shape)).shape == (1, 10)
 
 
 def test_unknown_names_and_arguments_are_errors() -> None:
@@ -211,28 +240,6 @@ def test_unknown_names_and_arguments_are_errors() -> None:
         create_model("timesformer_tiny", heads=5)
     with pytest.raises(ValueError, match="attention must be"):
         create_model("timesformer_tiny", attention="axial")
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "parameters", "gmacs"),
-    [
-        ("timesformer", {}, 121.57, 195.8),
-        ("timesformer_hr", {}, 122.02, 1702.7),
-        ("timesformer_l", {}, 121.63, 2379.9),
-        ("timesformer", {"attention": "joint"}, 86.11, 179.6),
-        ("timesformer", {"attention": "space"}, 86.11, 140.5),
-        ("vit_b_16", {}, 86.57, 17.6),
-        ("vit_l_16", {}, 304.33, 61.6),
-        ("deit3_b_16", {}, 86.59, 17.6),
-    ],
-)
-def test_sizes_are_those_of_the_papers(name: str, arguments: dict, parameters: float, gmacs: float) -> None:
-    model = on_meta(name, **arguments)
-    clip = model.clip
-    shape = (1, 3, clip.frames, clip.size, clip.size) if "T" in model.axes else (1, 3, clip.size, clip.size)
-    counted, macs = count_cost(model, shape)
-    assert counted / 1e6 == pytest.approx(parameters, rel=0.01)
-    assert macs / 1e9 == pytest.approx(gmacs, rel=0.02)
 
 
 def test_cost_leaves_the_model_as_it_was() -> None:

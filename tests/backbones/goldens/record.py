@@ -33,6 +33,11 @@ def record(
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        for key, buffer in network.named_buffers():  # those of BatchNorm; tables of indices stay as they are
+            if key.endswith("running_mean"):
+                buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.2)
+            elif key.endswith("running_var"):
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
         x = torch.randn(shape, generator=generator)
         tensors = {f"state.{key}": value.clone() for key, value in network.state_dict().items()} | {"input": x}
         logits = network.double()(x.double().transpose(1, 2) if video else x.double())

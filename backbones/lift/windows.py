@@ -1,0 +1,214 @@
+"""Windows over a grid of tokens, of an image (H, W) or, with a side in time, of a video (T, H, W).
+
+Shapes: grid (G1, ..., Gr) of L tokens, window (w1, ..., wr) of N places; W windows cover the grid, padded where a side
+does not divide. A table of relative positions is ((2 * w1 - 1) * ... * (2 * wr - 1), heads), first axis outermost.
+
+Which token stands where is worked out once for a grid, as indices: shifting, padding, cutting into windows and sorting
+those are then one gather, and undoing it all is another. Windows with the same mask are neighbours, so that a mask is
+kept once and not for each window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MASKED = -100.0  # what Swin adds to the score of two tokens that only the cyclic shift made neighbours
+
+
+class Windows(NamedTuple):
+    """How the tokens of one grid fall into windows.
+
+    order (L) names the grid's tokens window by window, and places (L) is the way back. Where padding fills windows up,
+    slots (W * N) says which of `order` stands at each place of each window, empty (W * N, 1) where none does, and
+    filled (L) the place of each of `order`; without padding the three are None. masks holds, in the windows' order,
+    how many windows have the same mask and the mask (N, N) to add to their scores, or None. pairs (N * N) is the entry
+    of the table of relative positions that belongs to each two places of a window.
+    """
+
+    order: Tensor
+    places: Tensor
+    slots: Tensor | None
+    empty: Tensor | None
+    filled: Tensor | None
+    masks: tuple[tuple[int, Tensor | None], ...]
+    pairs: Tensor
+
+    @property
+    def size(self) -> int:
+        """N, the number of places of a window."""
+        return math.isqrt(self.pairs.shape[0])
+
+    def part(self, first: int, last: int) -> Windows:
+        """The windows from `first` to before `last` alone, to gather from all tokens."""
+        start, stop = first * self.size, last * self.size
+        if self.slots is None or self.empty is None or self.filled is None:
+            return self._replace(order=self.order[start:stop])
+        ends = torch.searchsorted(self.filled, torch.tensor([start, stop], device=self.filled.device)).tolist()
+        slots, filled = self.slots[start:stop] - ends[0], self.filled[ends[0] : ends[1]] - start
+        empty = self.empty[start:stop]
+        return self._replace(
+            order=self.order[ends[0] : ends[1]], slots=slots.masked_fill(empty[:, 0], 0), empty=empty, filled=filled
+        )
+
+    def fill(self, rows: Tensor) -> Tensor:
+        """Tokens in order (B, L, C) -> (B, W, N, C), zero where a window is padded."""
+        if self.slots is not None and self.filled is not None and self.empty is not None:
+            rows = permute(rows, self.slots, self.filled).masked_fill(self.empty, 0)
+        return rows.unflatten(1, (-1, self.size))
+
+    def drain(self, filled: Tensor) -> Tensor:
+        """The way back: (B, W, N, C) -> (B, L, C), without the padding."""
+        rows = filled.flatten(1, 2)
+        return rows if self.slots is None else permute(rows, self.filled, self.slots, self.empty)
+
+
+class _Permute(torch.autograd.Function):
+    """A gather along axis 1 whose gradient is a gather too, where the general one would scatter and add."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, unused: Tensor | None) -> Tensor:
+        ctx.inverse, ctx.unused = inverse, unused
+        return x.index_select(1, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        grad = grad.index_select(1, ctx.inverse)
+        return grad if ctx.unused is None else grad.masked_fill_(ctx.unused, 0), None, None, None
+
+
+def permute(x: Tensor, index: Tensor, inverse: Tensor, unused: Tensor | None = None) -> Tensor:
+    """x[:, index], where `inverse` is the way back; `unused` (entries, 1) is true for entries of x not in `index`.
+
+    An entry that stands in `index` again only for padding must get no gradient there.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return x.index_select(1, index)
+    return _Permute.apply(x, index, inverse, unused)
+
+
+def windows_over(
+    x: Tensor, window: Sequence[int], shift: Sequence[int], shrink: bool, pad_last: bool = False
+) -> Windows:
+    """The windows of a grid of tokens `x` (B, G1, ..., Gr, C), on its device.
+
+    An axis no longer than the window is not shifted, and with `shrink` the window becomes as short as the axis;
+    else it is padded. `pad_last` pads the shifted grid (timm) rather than shifting the padded one.
+    """
+    grid = tuple(x.shape[1:-1])
+    shift = tuple(0 if side <= w else s for side, w, s in zip(grid, window, shift, strict=True))
+    arguments = (grid, tuple(window), shift, shrink, pad_last, x.device)
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
+        return _windows(*arguments)  # fake tensors of a tracer must not be kept
+    with torch.inference_mode(False):  # what is kept must serve training as well
+        return _kept_windows(*arguments)
+
+
+def relative_positions(window: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """The entry (N, N) of the table that belongs to the offset between each two places of a window."""
+    entry = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    for side in window:
+        place = torch.arange(side, device=device)
+        offset = place[:, None, None] - place + side - 1
+        entry = (entry[:, None, :, None] * (2 * side - 1) + offset).flatten(2).flatten(0, 1)
+    return entry
+
+
+def relative_offsets(window: Sequence[int]) -> int:
+    """The number of entries of a window's table: one for each offset between two of its places."""
+    return math.prod(2 * side - 1 for side in window)
+
+
+def lift_windows(module: nn.Module, frames: int) -> None:
+    """Give a module's window a side in time: `module.window`, and its `relative_position_bias_table` for every frame
+    offset the same, so that time starts as of no importance ("Video Swin Transformer", section 3.3)."""
+    module.window = (frames, *module.window)
+    table: Tensor = module.relative_position_bias_table
+    module.relative_position_bias_table = nn.Parameter(table.detach().repeat(2 * frames - 1, 1))
+
+
+def resize_table(table: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """A table of relative positions for another window: bicubic over the last two axes as published, linear in time."""
+    sides, wanted = [2 * w - 1 for w in old], [2 * w - 1 for w in new]
+    entries = table.float().t().unflatten(1, sides)  # (heads, [T,] H, W)
+    if sides[-2:] != wanted[-2:]:
+        flat = entries.reshape(1, -1, *sides[-2:])
+        entries = F.interpolate(flat, size=wanted[-2:], mode="bicubic").view(*entries.shape[:-2], *wanted[-2:])
+    if len(sides) == 3 and sides[0] != wanted[0]:
+        over_time = F.interpolate(entries.flatten(2).transpose(1, 2), size=wanted[0], mode="linear")
+        entries = over_time.transpose(1, 2)
+    return entries.flatten(1).t().to(table.dtype)
+
+
+def _windows(
+    grid: tuple[int, ...],
+    window: tuple[int, ...],
+    shift: tuple[int, ...],
+    shrink: bool,
+    pad_last: bool,
+    device: torch.device,
+) -> Windows:
+    sides = tuple(min(pair) for pair in zip(grid, window, strict=True)) if shrink else window
+    places, length, rank = math.prod(sides), math.prod(grid), len(grid)
+    token = torch.zeros((), dtype=torch.int64, device=device)
+    empty = torch.zeros((), dtype=torch.bool, device=device)
+    for axis, (side, w, s) in enumerate(zip(grid, sides, shift, strict=True)):  # (n1, ..., nr, w1, ..., wr) by steps
+        source = _sources(side, w, s, pad_last, device).view(-1, *[1] * (rank - 1), w, *[1] * (rank - 1 - axis))
+        token, empty = token * side + source.clamp(min=0), empty | (source < 0)
+    token = token.masked_fill(empty, length)
+
+    groups, masks = [], []
+    for cut, mask in _masks(sides, shift, device):
+        groups.append(token[cut].reshape(-1, places))
+        masks.append((groups[-1].shape[0], mask))
+    tokens = torch.cat(groups).flatten()
+    pairs = relative_positions(window, device)[:places, :places].flatten()  # as published, also where H or W shrank
+    if len(tokens) == length:
+        return Windows(tokens, _inverse(tokens, length), None, None, None, tuple(masks), pairs)
+    missing = tokens == length
+    filled = missing.to(torch.uint8).argsort(stable=True)[:length]
+    order = tokens[filled]
+    slots = _inverse(filled, len(tokens))
+    return Windows(order, _inverse(order, length), slots, missing[:, None], filled, tuple(masks), pairs)
+
+
+def _inverse(index: Tensor, length: int) -> Tensor:
+    """For each of `length` entries where it stands in `index`, and 0 where it does not."""
+    places = torch.arange(index.shape[0], device=index.device)
+    return torch.zeros(length, dtype=torch.int64, device=index.device).scatter(0, index, places)
+
+
+_kept_windows = lru_cache(maxsize=64)(_windows)
+
+
+def _sources(side: int, window: int, shift: int, pad_last: bool, device: torch.device) -> Tensor:
+    """Which entry of an axis stands at each place of the shifted, padded axis; -1 where none does."""
+    padded = -(-side // window) * window
+    place = torch.arange(padded, device=device)
+    if pad_last:
+        return ((place + shift) % side).masked_fill(place >= side, -1)
+    source = (place + shift) % padded
+    return source.masked_fill(source >= side, -1)
+
+
+def _masks(
+    window: Sequence[int], shift: Sequence[int], device: torch.device
+) -> Iterator[tuple[tuple[slice, ...], Tensor | None]]:
+    """Each group of windows with one mask, as a slice of every axis of windows, and that mask.
+
+    The shift brings together what is apart only in the last window along an axis, so an axis has two kinds.
+    """
+    for last in product(*((False, True) if s else (False,) for s in shift)):
+        cut = tuple(slice(-1, None) if end else slice(-1) if s else slice(None) for s, end in zip(shift, last, strict=True))
+        region = torch.zeros((), dtype=torch.int64, device=device)
+        for w, s, end in zip(window, shift, last, strict=True):
+            region = region[..., None] * 2 + ((torch.arange(w, device=device) >= w - s) & end)
+        region = region.flatten()
+        yield cut, (region[:, None] != region).float() * MASKED if any(last) else None

@@ -1,0 +1,242 @@
+"""Our models beside the reference packages: same weights, same clip, in one run; speed as a ratio, memory in bytes.
+
+    python benchmarks/models.py                                  # every model, forward, fp32 and bf16
+    python benchmarks/models.py --passes train --models video_swin_t r2plus1d_18
+    python benchmarks/models.py --compile --device cuda
+
+Peers are torchvision, Hugging Face transformers and PyTorchVideo; one that is not installed is skipped, and the line
+says so. Each line alternates theirs, ours and a square matrix product of the same dtype, `--rounds` times:
+
+    ratio   their time over ours (above 1: ours is faster), the median with the quartiles
+    rate    multiply-accumulates a second of ours, and of theirs, over those of the matrix product
+    memory  peak bytes of one training step, theirs over ours (only `--passes train`)
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands set it
+
+import argparse
+import contextlib
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tubelet.backbones import count_cost, create_model, load_weights
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrix product
+
+
+def timesformer() -> nn.Module:
+    from transformers import TimesformerConfig, TimesformerForVideoClassification
+
+    return FramesFirst(TimesformerForVideoClassification(TimesformerConfig(num_labels=400)))
+
+
+def vivit() -> nn.Module:
+    from transformers import VivitConfig, VivitForVideoClassification
+
+    return FramesFirst(VivitForVideoClassification(VivitConfig(num_labels=400, num_frames=16)))
+
+
+def torchvision_video(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from torchvision.models import video
+
+        extra = {"stochastic_depth_prob": 0.0} if name.startswith("swin") else {}
+        return getattr(video, name)(**extra)
+
+    return build
+
+
+def pytorchvideo(builder: str, **arguments: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from pytorchvideo import models
+
+        return getattr(models, builder)(model_num_class=400, **arguments)
+
+    return build
+
+
+class FramesFirst(nn.Module):
+    """A Hugging Face video model, which takes (B, T, C, H, W), behind our face."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.network(clip.transpose(1, 2)).logits
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of ours, the clip (frames, size), and the network that computes the same elsewhere."""
+
+    name: str
+    frames: int
+    size: int
+    peer: str = ""
+    build_peer: Callable[[], nn.Module] | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = (
+    Case("timesformer", 8, 224, "transformers", timesformer, {"drop_path": 0.0}),
+    Case("vivit_b", 16, 224, "transformers", vivit, {"variant": "joint", "drop_path": 0.0}),
+    Case("video_swin_t", 16, 224, "torchvision", torchvision_video("swin3d_t"), {"drop_path": 0.0}),
+    Case("r2plus1d_18", 16, 112, "torchvision", torchvision_video("r2plus1d_18")),
+    Case("r3d_18", 16, 112, "torchvision", torchvision_video("r3d_18")),
+    Case("mc3_18", 16, 112, "torchvision", torchvision_video("mc3_18")),
+    Case("ir_csn_101", 16, 224, "PyTorchVideo", pytorchvideo("create_csn", model_depth=101), {"norm_eps": 1e-5}),
+    Case("slow_r50", 8, 256, "PyTorchVideo", pytorchvideo("create_resnet", model_depth=50)),
+    Case("uniformer_s", 16, 224, arguments={"drop_path": 0.0}),
+    Case("xvit", 8, 224, arguments={"segments": 8}),
+    Case("i3d", 32, 224),
+    Case("i3d_r50", 8, 256),
+    Case("ip_csn_50", 16, 224),
+    Case("c3d", 16, 112),
+    Case("p3d_199", 16, 160),
+)
+
+
+@dataclass
+class Bench:
+    device: str
+    dtype: torch.dtype
+    compile: bool
+    rounds: int
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        self.wait()
+        began = time.perf_counter()
+        call()
+        self.wait()
+        return time.perf_counter() - began
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def product(self) -> Callable[[], object]:
+        side = SIDE[self.device]
+        a, b = (torch.randn(side, side, device=self.device).to(self.dtype) for _ in range(2))
+        return lambda: a @ b
+
+    def step(self, network: nn.Module, clip: Tensor, passes: str) -> Callable[[], object]:
+        network.train(passes == "train")
+        run = torch.compile(network) if self.compile else network
+
+        def forward() -> None:
+            with torch.inference_mode():
+                run(clip)
+
+        def train() -> None:
+            network.zero_grad(set_to_none=True)
+            run(clip).float().square().mean().backward()
+
+        return train if passes == "train" else forward
+
+    def peak(self, step: Callable[[], object]) -> int:
+        """Bytes the allocator held at most during `step`, above what it held before."""
+        if self.device == "cuda":
+            self.wait()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            step()
+            self.wait()
+            return torch.cuda.max_memory_allocated() - before
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            step()
+        held = peak = 0
+        events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            held += event.nbytes()
+            peak = max(peak, held)
+        return peak
+
+
+def peer_of(case: Case, ours: nn.Module) -> tuple[nn.Module | None, str]:
+    """The reference with random weights, which ours is given too, or why there is none."""
+    if case.build_peer is None:
+        return None, "no package to compare with"
+    try:
+        theirs = case.build_peer()
+    except ImportError as error:
+        return None, f"{case.peer} is not installed ({error})"
+    network = theirs.network if isinstance(theirs, FramesFirst) else theirs
+    load_weights(ours, network.state_dict())
+    return theirs, case.peer
+
+
+def compare(case: Case, bench: Bench, passes: str) -> str:
+    ours = create_model(case.name, num_classes=400, frames=case.frames, size=case.size, **case.arguments)
+    shape = (1, 3, case.frames, case.size, case.size)
+    macs = count_cost(ours, shape)[1] * (3 if passes == "train" else 1)
+    theirs, why = peer_of(case, ours)
+    clip = torch.randn(shape).to(bench.device, bench.dtype)
+    networks = [network.to(bench.device, bench.dtype) for network in (theirs, ours) if network is not None]
+    if theirs is not None and bench.dtype == torch.float32:
+        with torch.inference_mode():
+            expected, got = (network.eval()(clip) for network in networks)
+        assert (got - expected).abs().max() <= 1e-3 * expected.abs().max(), f"{case.name} computes something else"
+    steps = [bench.step(network, clip, passes) for network in networks] + [bench.product()]
+    for step in steps:
+        step()
+    times = [[bench.seconds(step) for step in steps] for _ in range(bench.rounds)]
+    flops = SIDE[bench.device] ** 3
+
+    def rate(column: int) -> float:
+        return statistics.median(macs / row[column] / (flops / row[-1]) for row in times)
+
+    label = f"{case.name:13} {case.frames:3} x {case.size} {passes:7} {str(bench.dtype)[6:]:9}"
+    line = f"{label} ours {statistics.median(row[-2] for row in times) * 1e3:8.0f} ms, rate {rate(-2):.2f}"
+    if theirs is None:
+        return f"{line}   ({why})"
+    low, middle, high = statistics.quantiles([row[0] / row[1] for row in times], n=4)
+    line += f"; {case.peer} rate {rate(0):.2f}; ratio {middle:.2f} ({low:.2f} to {high:.2f})"
+    if passes == "train":
+        peaks = [bench.peak(step) for step in steps[:2]]
+        line += f"; memory {peaks[1] / 2**20:.0f} MiB, ratio {peaks[0] / peaks[1]:.2f}"
+    return line
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Reference packages warn at import about things that do not matter here."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=[case.name for case in CASES], help="only these")
+    parser.add_argument("--passes", nargs="+", choices=["forward", "train"], default=["forward"])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
+    parser.add_argument("--device", choices=SIDE, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile both sides")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    print(f"torch {torch.__version__}, {where}, {'compiled' if options.compile else 'eager'}")
+    for case in (case for case in CASES if case.name in options.models):
+        for passes in options.passes:
+            for dtype in options.dtypes:
+                torch.manual_seed(0)
+                with quiet():
+                    line = compare(case, Bench(options.device, DTYPES[dtype], options.compile, options.rounds), passes)
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
