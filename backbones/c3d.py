@@ -58,7 +58,9 @@ class C3D(VGG):
             length //= times
         side = (side // 2 ** (len(PLAN) - 1) + 2 * last_padding) // 2
         if min(length, side) < 1:
-            raise ValueError(f"nothing is left of {frames} frames of {size} pixels after the pools, {pool_times} in time")
+            raise ValueError(
+                f"nothing is left of {frames} frames of {size} pixels after the pools, {pool_times} in time"
+            )
         super().__init__(num_classes, width, hidden, bn, norm_eps, head_dropout, init_std, grid=(length, side, side))
         self.inflation, self.frames, self.size = inflation, frames, size
         lift(self, _rule([end - 1 for _, end in self.levels], pool_times, last_padding))
@@ -107,6 +109,6 @@ ENTRIES = (
     _entry(
         "c3d_tiny", "C3D for a CPU: 8 frames of 48 px, learns motion in a few hundred steps",
         ClipSpec(8, 2, 48, (0.45, 0.45, 0.45), (0.225, 0.225, 0.225), (1, 3), "dense"),
-        num_classes=10, width=8, hidden=64, bn=True, pool_times=(1, 1, 2, 2, 2), head_dropout=0.0, init_std=0.1,
+        num_classes=10, width=6, hidden=64, pool_times=(1, 2, 2, 2, 1), head_dropout=0.0, init_std=0.1,
     ),
 )  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .i3d_weights import I3D_WEIGHTS
 from .image.inception import GoogLeNet, MaxPool, Padding
+from .lift.conv import fold_frames
 from .lift.inflate import TimeSpec, inflation
 from .lift.walk import Rule, first_of, lift
 from .model import ClipSpec, Entry
@@ -57,8 +58,9 @@ class I3D(GoogLeNet):
     def embed(self, clip: Tensor) -> Tensor:
         """The last feature map averaged over windows, then over their places: (B, num_features)."""
         x = self.forward_features(clip)
-        window = [min(k, n) for k, n in zip(self.avg_pool, x.shape[2:], strict=True)]
-        return F.avg_pool3d(x, window, stride=1).mean((2, 3, 4))
+        t, h, w = (min(k, n) for k, n in zip(self.avg_pool, x.shape[2:], strict=True))
+        frames = F.avg_pool2d(fold_frames(x), (h, w), stride=1).mean((2, 3))
+        return F.avg_pool1d(frames.unflatten(0, (x.shape[0], -1)).transpose(1, 2), t, stride=1).mean(2)
 
 
 def _rule(stem_time: Sequence[int], pool_times: Sequence[Sequence[int]], padding: Padding) -> Rule:
@@ -85,7 +87,8 @@ def _check(
 ) -> None:
     if len(stem_time) != 2 or min(stem_time) < 1 or stem_time[0] % 2 == 0:
         raise ValueError(f"stem_time must be an odd kernel and a stride, got {stem_time!r}")
-    if [len(pool) for pool in pool_times] != [2] * 4 or min(map(min, pool_times)) < 1:
+    pairs = [pool for pool in pool_times if isinstance(pool, Sequence) and len(pool) == 2 and min(pool) >= 1]
+    if len(pool_times) != 4 or len(pairs) != 4:
         raise ValueError(f"pool_times must be four pairs of a kernel and a stride, got {pool_times!r}")
     if len(avg_pool) != 3 or min(avg_pool) < 1:
         raise ValueError(f"avg_pool must be a window (T, H, W), got {avg_pool!r}")
@@ -106,6 +109,6 @@ ENTRIES = (
     _entry("i3d", "I3D: Inception-v1 inflated, 64 frames of 224 px", 64, 1, 224),
     _entry(
         "i3d_tiny", "I3D for a CPU: 8 frames of 48 px, learns motion in a few hundred steps", 8, 2, 48,
-        num_classes=10, width=16, stem_time=(3, 1), head_dropout=0.0,
+        num_classes=10, width=8, stem_time=(3, 1), head_dropout=0.0,
     ),
 )  # fmt: skip

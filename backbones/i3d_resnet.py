@@ -24,7 +24,9 @@ _C2D_TIME = {**_FULL_RATE, "stem_kernel_t": 1, "time_kernels": (1, 1, 1, 1)}
 _SMALL = {"layers": (1, 1, 1, 1), "width": 16, "stem_pool": False}
 
 
-def _entry(name: str, summary: str, source: str, clip: ClipSpec = _CLIP, classes: int = 400, **defaults: object) -> Entry:
+def _entry(
+    name: str, summary: str, source: str, clip: ClipSpec = _CLIP, classes: int = 400, **defaults: object
+) -> Entry:
     return Entry(name, summary, source, clip, InflatedResNet, {"num_classes": classes, **defaults})
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
@@ -103,9 +105,12 @@ class Model(nn.Module, ABC):
 
     def run(self, block: nn.Module, *inputs: Tensor) -> Any:
         """Call a block, under gradient checkpointing if that is on."""
-        if self.grad_checkpointing and torch.is_grad_enabled():
+        if not self.grad_checkpointing or not torch.is_grad_enabled():
+            return block(*inputs)
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+        if not norms:
             return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+        return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _untracked(norms)))
 
     def check_input(self, x: Tensor, smallest: int, shortest: int = 1) -> None:
         """Raise ValueError unless `x` has this model's axes, three channels, a float dtype, H and W of at least
@@ -120,6 +125,21 @@ class Model(nn.Module, ABC):
             raise ValueError(f"{wanted}, got {shape}")
         if not x.is_floating_point():
             raise ValueError(f"{wanted}, got {x.dtype}: convert and normalise first (see model.clip.mean and .std)")
+
+
+@contextmanager
+def _untracked(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Recompute and leave alone the running statistics, which have seen this batch already."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(1)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .image.resnet import Bottleneck
-from .lift.conv import MaxPool3d
+from .lift.conv import MaxPool3d, conv_norm
 from .lift.pseudo3d import pseudo3d_conv
 from .lift.walk import Rule
 from .model import ClipSpec, Entry
@@ -73,7 +73,7 @@ class P3D(VideoResNet):
         """The feature map of the last stage, (B, num_features, T/16, H/32, W/32)."""
         self.check_input(image, smallest=self.smallest, shortest=self.shortest())
         x = image.contiguous(memory_format=torch.channels_last_3d)
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(self.relu(conv_norm(self.conv1, self.bn1, x)))
         for stage in (self.layer1, self.layer2, self.layer3):
             for block in stage:
                 x = self.run(block, x)

@@ -6,7 +6,7 @@ import difflib
 import fnmatch
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -49,6 +49,12 @@ class PublishedWeights:
         """The arguments of `create_model` that build the network these weights are of."""
         given = {"name": self.model, "num_classes": self.classes, "size": self.clip.size, **self.arguments}
         return given if self.clip.frames == 1 else {**given, "frames": self.clip.frames}  # an image has no frames
+
+    def clip_for(self, clip: ClipSpec) -> ClipSpec:
+        """`clip`, of a model as built, with what these weights were trained for: an image's says how to normalise, a
+        video's also which frames to take."""
+        trained = replace(self.clip, frames=clip.frames, size=clip.size)
+        return replace(clip, mean=self.clip.mean, std=self.clip.std) if self.clip.frames == 1 else trained
 
 
 def published_weights(model: str | None = None) -> list[PublishedWeights]:
@@ -112,18 +118,16 @@ def _records() -> dict[str, PublishedWeights]:
 
 
 def _record(shared: Mapping[str, Any], own: Mapping[str, Any]) -> PublishedWeights:
-    fields = {**shared, **own}
-    clip = clip_spec({**shared.get("clip", {}), **own.get("clip", {})})
-    url = fields.get("url")
+    fields = {"arguments": {}, "url": None, **shared, **own}
     base = fields.pop("base", None)
-    if url is not None and base is not None:
-        url = base + url
-    file = fields.pop("file", None) or PurePosixPath(urlsplit(url).path).name
-    return PublishedWeights(
-        **{**fields, "arguments": fields.get("arguments", {}), "clip": clip, "url": url, "file": file}
-    )
+    if fields["url"] is not None:
+        url = f"{base or ''}{fields['url']}"
+        fields |= {"url": url, "file": fields.get("file") or PurePosixPath(urlsplit(url).path).name}
+    fields["clip"] = clip_spec({**shared.get("clip", {}), **own.get("clip", {})})
+    return PublishedWeights(**fields)
 
 
 def clip_spec(fields: Mapping[str, Any]) -> ClipSpec:
     """A ClipSpec of what YAML or JSON made of one: lists where it has tuples."""
-    return ClipSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+    exact: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return ClipSpec(**exact)

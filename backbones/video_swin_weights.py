@@ -84,7 +84,7 @@ def _clip_window(entries: int, window: tuple[int, ...]) -> tuple[int, ...] | Non
         return (offsets // 2 + 1, *window[1:])
     for offsets in (2 * window[0] - 1, *range(1, entries + 1, 2)):
         space = square_window(entries // offsets) if entries % offsets == 0 else None
-        if space is not None:
+        if space is not None and space != (1, 1):
             return (offsets // 2 + 1, *space)
     return None
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +72,8 @@ class ViViT(Model):
     ) -> None:
         super().__init__()
         self.grid = _grid(frames, size, size if width is None else width, tubelet)
-        pool = _POOLS.get(variant) if pool is None else pool
-        _check(variant, attention_order, pool, temporal_depth)
+        pooled = _POOLS.get(variant) if pool is None else pool
+        _check(variant, attention_order, pooled, temporal_depth)
         build = partial(
             ViT, num_classes=num_classes, size=1, patch=1, dim=dim, heads=heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
             approximate=approximate, norm_eps=norm_eps, dropout=dropout, attention_dropout=attention_dropout,
@@ -81,26 +81,23 @@ class ViViT(Model):
         )  # fmt: skip
         image = build(depth=depth)
         self.num_features, self.variant, self.inflation = dim, variant, inflation
-        self.approximate, self.prefix = approximate, int(pool == "token")
+        self.approximate, self.prefix = approximate, int(pooled == "token")
         self.cls_token = self._embedding(1, dim, embed_std) if self.prefix else None
         times, height, width = self.grid
         places = height * width * (1 if variant == "factorised_encoder" else times)
         self.pos_embed = self._embedding(self.prefix + places, dim, embed_std)
-        self.patch_embed = TubeletEmbed(
-            nn.Conv2d(3, dim, tuple(tubelet[1:]), tuple(tubelet[1:])), tubelet[0], inflation
-        )
+        patch = (tubelet[1], tubelet[2])
+        self.patch_embed = TubeletEmbed(nn.Conv2d(3, dim, patch, patch), tubelet[0], inflation)
         self.pos_drop, self.blocks, self.norm = image.pos_drop, image.blocks, image.norm
         if variant == "factorised_attention":
-            rates = drop_path_rates(drop_path, depth)
-            self.blocks = nn.ModuleList(
-                FactorisedBlock(block, heads, attention_order, rate, attention_dropout)
-                for block, rate in zip(image.blocks, rates, strict=True)
-            )
-            for block in self.blocks:  # an own random start for time, where the lift copied the attention over space
+            rates = zip(image.blocks, drop_path_rates(drop_path, depth), strict=True)
+            over_both = [FactorisedBlock(each, heads, attention_order, rate, attention_dropout) for each, rate in rates]
+            for block in over_both:  # an own random start for time, where the lift copied the attention over space
                 init_linear(block.temporal_attn.qkv, init_std)
+            self.blocks = nn.ModuleList(over_both)
         elif variant == "factorised_heads":
-            for block in self.blocks:
-                block.attn = FactorisedHeads(block.attn, heads, attention_dropout)
+            for plain in self.blocks:
+                plain.attn = FactorisedHeads(cast(nn.Module, plain.attn), heads, attention_dropout)
         self.temporal_depth = temporal_depth if variant == "factorised_encoder" else 0
         if self.temporal_depth:
             over_time = build(depth=temporal_depth)

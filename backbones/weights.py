@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def create_published(name: str, **changes: Any) -> Model:
     if record.classes is None:
         call["num_classes"] = count_classes(record.model, read_weights(path)[0])
     model = create_model(**{**call, **changes})
-    model.clip = replace(record.clip, frames=model.clip.frames, size=model.clip.size)
+    model.clip = record.clip_for(model.clip)
     load_weights(model, path)
     return model
 

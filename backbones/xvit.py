@@ -70,7 +70,8 @@ class XViT(Model):
     another T than `frames`, a multiple repeats the time embedding and others resize it by nearest neighbour.
 
     At initialisation init_std is the spread of linear weights, embed_std that of the class token and the position
-    embedding, time_embed_std that of the time embedding, which is published as zero.
+    embedding, time_embed_std that of the time embedding, which is published as zero. The temporal head and its
+    classifier begin as PyTorch's layers do, as published.
     """
 
     weight_rules = XVIT_WEIGHTS
@@ -138,9 +139,8 @@ class XViT(Model):
                 head_block_dropout, head_attention_dropout,
             )  # fmt: skip
         self.head_drop, self.head = nn.Dropout(head_dropout), nn.Linear(self.num_features, num_classes)
-        for module in (self.temporal_head, self.head):
-            if module is not None:
-                module.apply(lambda layer: init_linear(layer, init_std))
+        if head == "average":
+            init_linear(self.head, init_std)
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Tokens after the last norm, each frame's class token first: (B, T, 1 + N, C)."""
@@ -202,7 +202,7 @@ ENTRIES = (
     _entry("xvit", "X-ViT: ViT-B/16 with shifted keys and values, 16 frames of 224 px in segments of 8", 16, 16, 224),
     _entry(
         "xvit_tiny", "X-ViT for a CPU: 8 frames of 48 px, learns motion in a few hundred steps", 8, 2, 48,
-        num_classes=10, patch=12, pos_size=48, dim=96, depth=4, heads=3, shift_div=4, head_dropout=0.0,
-        init_std=0.12, embed_std=0.5, time_embed_std=1.0,
+        num_classes=10, patch=12, pos_size=48, dim=96, depth=4, heads=3, shift_div=4, head="average",
+        head_dropout=0.0, init_std=0.12, embed_std=0.3, time_embed_std=0.3,
     ),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,9 @@ from tubelet.backbones import (
 
 from .config import KeyValues
 from .errors import ConfigError
+
+# What architectures that are only guessed at raise: refused arguments, and shapes that do not go together.
+_NO_SUCH_NETWORK = (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,8 @@ def _told_by(weights: Mapping[str, Tensor], model_args: Mapping[str, Any]) -> di
         changes = len(differences)
         if fits and changes > fits[0][0][0]:
             break
-        with torch.device("meta"), suppress(TypeError, ValueError, LookupError):
+        with torch.device("meta"), suppress(*_NO_SUCH_NETWORK), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of networks that are tried and make no sense
             arguments = create_model(**call).config
             call |= {key: value for key, value in differences.items() if key in arguments}
             report = load_weights(create_model(**call), shapes)
@@ -173,6 +178,6 @@ def _candidates(
             with torch.device("meta"):
                 ours = rules.traits(create_model(**call).state_dict())
             theirs = rules.traits(layout.convert(dict(shapes)))
-        except (TypeError, ValueError, LookupError):  # it has no such argument, or only the first names are the same
+        except _NO_SUCH_NETWORK:  # it has no such argument, or only the first names are the same
             continue
         yield call, {key: value for key, value in theirs.items() if ours.get(key) != value}

@@ -1,9 +1,9 @@
-"""GoogLeNet, that is Inception-v1 with batch normalisation, with torchvision's names (Szegedy et al., "Going Deeper with
-Convolutions", CVPR 2015; Ioffe & Szegedy, "Batch Normalization", ICML 2015).
+"""GoogLeNet: Inception-v1 with batch normalisation (Szegedy et al., "Going Deeper with Convolutions", CVPR 2015; Ioffe
+and Szegedy, "Batch Normalization", ICML 2015), with torchvision's names.
 
 Shapes: B images (3, H, W); a feature map is (B, C, H', W').
-    image (B, 3, H, W) -> conv1 / 2 -> pool / 2 -> conv2, conv3 -> pool / 2 -> 3a, 3b -> pool / 2 -> 4a to 4e -> pool / 2
-    -> 5a, 5b (B, 1024, H / 32, W / 32) -> mean (B, 1024) -> head (B, num_classes)
+    image (B, 3, H, W) -> conv1 / 2 -> pool / 2 -> conv2, conv3 -> pool / 2 -> 3a, 3b -> pool / 2 -> 4a to 4e
+    -> pool / 2 -> 5a, 5b (B, 1024, H / 32, W / 32) -> mean (B, 1024) -> head (B, num_classes)
 
 Everything but the average at the end is written for any number of axes, so that a lift to video only replaces the
 convolutions, the norms and the windows of the pools.
@@ -23,7 +23,7 @@ from .inception_weights import INCEPTION_WEIGHTS
 
 Padding = Literal["symmetric", "same"]
 
-# Channels of each block: branch1; branch2's 1x1 and 3x3; branch3's 1x1 and second kernel; branch4 (table 1 of the paper).
+# Channels of each block (table 1 of the paper): branch1; branch2's 1x1 and 3x3; branch3's 1x1 and larger; branch4.
 PLAN = {
     "inception3a": (64, 96, 128, 16, 32, 32),
     "inception3b": (128, 128, 192, 32, 96, 64),
@@ -89,9 +89,11 @@ class MaxPool(nn.Module):
 
 
 class Inception(nn.Module):
-    """Four branches side by side, one of them over 1x1 windows, two over larger ones, one over maxima: C -> sum of out."""
+    """Four branches side by side: over 1x1 windows, over two sizes of larger ones, and over maxima."""
 
-    def __init__(self, channels: int, plan: Sequence[int], large_kernel: int, norm_eps: float, padding: Padding) -> None:
+    def __init__(
+        self, channels: int, plan: Sequence[int], large_kernel: int, norm_eps: float, padding: Padding
+    ) -> None:
         super().__init__()
         one, two_in, two, three_in, three, four = plan
         self.branch1 = ConvUnit(channels, one, 1, norm_eps)
@@ -184,7 +186,11 @@ class GoogLeNet(Model):
 
 
 _GOOGLENET = "Szegedy et al., Going Deeper with Convolutions, CVPR 2015 (arXiv:1409.4842)"
-_HALF = (0.5, 0.5, 0.5)  # torchvision normalises like its other networks, then undoes that for this one (transform_input)
+_HALF = (
+    0.5,
+    0.5,
+    0.5,
+)  # torchvision normalises like its other networks, then undoes that for this one (transform_input)
 
 ENTRIES = (
     Entry(

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..lift.conv import conv_norm
 from ..model import ClipSpec, Entry, Model
 from .resnet_weights import RESNET_WEIGHTS
 from .vit import DropPath, drop_path_rates
@@ -84,6 +85,13 @@ class ZeroShortcut(nn.Module):
         return F.pad(x, (0, 0) * len(self.stride) + (0, self.channels - x.shape[1]))
 
 
+class Projection(nn.Sequential):
+    """A shortcut by a convolution and its norm (option B)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_norm(self[0], self[1], x)
+
+
 class Block(nn.Module):
     """What both blocks share: relu(residual + shortcut), the residual weighed by the attention, if any."""
 
@@ -124,8 +132,8 @@ class BasicBlock(Block):
         self.bn2 = nn.BatchNorm2d(planes, eps=eps)
 
     def residual(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(x))
+        x = self.relu(conv_norm(self.conv1, self.bn1, x))
+        return conv_norm(self.conv2, self.bn2, x)
 
 
 class Bottleneck(Block):
@@ -144,9 +152,9 @@ class Bottleneck(Block):
         self.bn3 = nn.BatchNorm2d(4 * planes, eps=eps)
 
     def residual(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.bn3(self.conv3(x))
+        x = self.relu(conv_norm(self.conv1, self.bn1, x))
+        x = self.relu(conv_norm(self.conv2, self.bn2, x))
+        return conv_norm(self.conv3, self.bn3, x)
 
 
 class ResNet(Model):
@@ -225,7 +233,7 @@ class ResNet(Model):
         self.check_input(image, smallest=1, shortest=self.shortest())
         layout = torch.channels_last if image.ndim == 4 else torch.channels_last_3d
         x = image.contiguous(memory_format=layout)
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(self.relu(conv_norm(self.conv1, self.bn1, x)))
         for block in self.blocks():
             x = self.run(block, x)
         return x
@@ -254,7 +262,7 @@ def _mean(x: Tensor, keepdim: bool = False) -> Tensor:
 def _downsample(shortcut: str, inputs: int, outputs: int, stride: int, eps: float) -> nn.Module:
     if shortcut == "zero":
         return ZeroShortcut(outputs, (stride, stride))
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs, eps=eps))
+    return Projection(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs, eps=eps))
 
 
 def _check(

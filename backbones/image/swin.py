@@ -19,16 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..lift.windows import Windows, permute, relative_offsets, windows_over
+from ..lift.windows import MASKED, Windows, permute, relative_offsets, windows_over
 from ..model import ClipSpec, Entry, Model
 from .swin_weights import SWIN_WEIGHTS
 from .vit import Block, Mlp, drop_path_rates, init_linear
 
 # Without gradients, a CPU takes a block through its windows a few at a time, so that what it computes on the way stays
 # in the cache; likewise for the scores of attention, with gradients too.
-import os
-_ROWS_IN_CACHE = int(float(os.environ.get('ROWS','2'))*2**20)  # bytes of C channels
-_SCORES_IN_CACHE = int(float(os.environ.get('SC','8'))*2**20)
+_ROWS_IN_CACHE = 5 * 2**16  # numbers: rows of C channels
+_SCORES_IN_CACHE = 2**22  # bytes
 
 
 class _BiasedAttention(torch.autograd.Function):
@@ -40,7 +39,7 @@ class _BiasedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, bias: Tensor) -> Tensor:
         n, places, _, heads, size = qkv.shape
-        packed = qkv.permute(2, 0, 3, 1, 4).reshape(3, n * heads, places, size)  # contiguous
+        packed = qkv.new_empty(3, n, heads, places, size).copy_(qkv.permute(2, 0, 3, 1, 4)).flatten(1, 2)
         packed[0] *= size**-0.5
         ctx.save_for_backward(packed, bias)
         out = qkv.new_empty(n, places, heads, size)
@@ -57,7 +56,8 @@ class _BiasedAttention(torch.autograd.Function):
         heads, places = bias.shape[:2]
         n, size = grad.shape[0], packed.shape[-1]
         grad = grad.unflatten(2, (heads, size)).transpose(1, 2).reshape(n * heads, places, size)
-        grad_packed, grad_bias = torch.empty_like(packed), torch.zeros_like(bias)
+        grad_packed = torch.empty_like(packed)
+        grad_bias = torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32))  # a sum over windows
         for part in _score_parts(n, bias):
             (q, k, v), (grad_q, grad_k, grad_v), g = packed[:, part], grad_packed[:, part], grad[part]
             p = _probabilities(q, k, bias)
@@ -68,7 +68,7 @@ class _BiasedAttention(torch.autograd.Function):
             torch.bmm(s, k, out=grad_q)
             torch.bmm(s.transpose(1, 2), q, out=grad_k)
         grad_packed[0] *= size**-0.5
-        return grad_packed.view(3, n, heads, places, size).permute(1, 3, 0, 2, 4), grad_bias
+        return grad_packed.view(3, n, heads, places, size).permute(1, 3, 0, 2, 4), grad_bias.to(bias.dtype)
 
 
 def _score_parts(n: int, bias: Tensor) -> Iterator[slice]:
@@ -80,9 +80,8 @@ def _score_parts(n: int, bias: Tensor) -> Iterator[slice]:
 
 
 def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    scores = torch.bmm(q, k.transpose(1, 2))
-    scores.view(-1, *bias.shape).add_(bias)
-    return scores.softmax(-1)
+    scores = bias.repeat(q.shape[0] // bias.shape[0], 1, 1)
+    return scores.baddbmm_(q, k.transpose(1, 2)).softmax(-1)
 
 
 def attend_biased(qkv: Tensor, bias: Tensor, dropout_p: float) -> Tensor:
@@ -117,9 +116,11 @@ class WindowAttention(nn.Module):
 
     def biases(self, windows: Windows) -> list[tuple[int, Tensor]]:
         """For each group of windows with one mask, how many they are and what to add to their scores (h, N, N)."""
-        table = self.relative_position_bias_table.t().float() if os.environ.get("F32") else self.relative_position_bias_table.t().contiguous()
-        bias = table.gather(1, windows.pairs.expand(self.heads, -1)).view(self.heads, windows.size, windows.size).to(self.relative_position_bias_table.dtype)
-        return [(count, bias if mask is None else bias + mask.to(bias.dtype)) for count, mask in windows.masks]
+        table = self.relative_position_bias_table
+        wide = table.float() if table.element_size() < 4 else table  # gathering 16-bit numbers is slow on a CPU
+        bias = wide.t().contiguous().gather(1, windows.pairs.flatten().expand(self.heads, -1)).to(table.dtype)
+        bias = bias.view(self.heads, windows.size, windows.size)
+        return [(count, bias if mask is None else bias.add(mask, alpha=MASKED)) for count, mask in windows.masks]
 
     def forward(self, x: Tensor, biases: list[tuple[int, Tensor]]) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
@@ -165,7 +166,7 @@ class SwinBlock(Block):
     def _in_parts(self, tokens: Tensor, windows: Windows, biases: list[tuple[int, Tensor]]) -> Tensor:
         """The same, a few windows at a time, so that what lies between stays in a CPU's cache."""
         out = torch.empty_like(tokens)
-        most = max(1, _ROWS_IN_CACHE // (windows.size * tokens.shape[-1] * tokens.element_size()))
+        most = max(1, _ROWS_IN_CACHE // (windows.size * tokens.shape[-1]))
         start = 0
         for count, bias in biases:
             step = min(most, count)
@@ -343,7 +344,9 @@ def sides(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
     return given
 
 
-_PAPER = "Liu et al., Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, ICCV 2021 (arXiv:2103.14030)"
+_PAPER = (
+    "Liu et al., Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, ICCV 2021 (arXiv:2103.14030)"
+)
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 SIZES: dict[str, dict[str, Any]] = {
     "t": {"dim": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},

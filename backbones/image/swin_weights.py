@@ -62,8 +62,9 @@ _rename_huggingface = renamer(
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.norm\.", "patch_embed.norm."),
     (r"^encoder\.layers\.", "layers."),
-    (r"\.attention\.self\.", ".attn."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.attention\.(self|relative_position_bias)\.", ".attn."),
+    (r"\.attention\.", ".attn."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
     (r"\.layernorm_before\.", ".norm1."),
@@ -76,9 +77,10 @@ _rename_huggingface = renamer(
 def _from_huggingface(state: State) -> State:
     """Rename, and join each block's query, key and value into one `attn.qkv`."""
     renamed = _rename_huggingface(state)
-    for key in [key for key in renamed if ".attn.query." in key]:
-        parts = [renamed.pop(key.replace(".query.", f".{name}.")) for name in ("query", "key", "value")]
-        renamed[key.replace(".query.", ".qkv.")] = torch.cat(parts)
+    for names in (("query", "key", "value"), ("q_proj", "k_proj", "v_proj")):
+        for key in [key for key in renamed if f".attn.{names[0]}." in key]:
+            parts = [renamed.pop(key.replace(names[0], name)) for name in names]
+            renamed[key.replace(names[0], "qkv")] = torch.cat(parts)
     return renamed
 
 
@@ -86,7 +88,12 @@ _BLOCK = r"^layers\.0\.blocks\.0\.attn\.relative_position_bias_table$"
 
 SWIN_LAYOUTS = (
     Layout("timm Swin", (_BLOCK, r"^head\.fc\."), learnt(_from_timm)),
-    Layout("timm Swin, features", (_BLOCK, r"^layers\.1\.downsample\."), learnt(_from_timm), (r"^layers\.0\.downsample",)),
+    Layout(
+        "timm Swin, features",
+        (_BLOCK, r"^layers\.1\.downsample\."),
+        learnt(_from_timm),
+        never=(r"^layers\.0\.downsample\.",),
+    ),
     Layout("Swin (official)", (_BLOCK,), learnt(dict)),
     Layout(
         "torchvision Swin",
@@ -96,7 +103,7 @@ SWIN_LAYOUTS = (
     ),
     Layout(
         "Hugging Face Swin",
-        (r"^(swin\.)?encoder\.layers\.0\.blocks\.0\.attention\.self\.relative_position_bias_table$",),
+        (r"^(swin\.)?encoder\.layers\.0\.blocks\.0\.attention\.(self|relative_position_bias)\.relative_position_bias_table$",),
         learnt(_from_huggingface),
     ),
 )  # fmt: skip

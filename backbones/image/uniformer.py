@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -83,7 +84,7 @@ class LocalBlock(nn.Module):
 
 
 class GlobalBlock(Block):
-    """Relation to everything: a transformer block over all positions at once, after x + pos_embed(x), on (B, C, ...)."""
+    """Relation to everything: x + pos_embed(x), then a transformer block over all positions at once; on (B, C, ...)."""
 
     def __init__(self, dim: int, attn: nn.Module, mlp: nn.Module, pos_kernel: int, norm_eps: float, drop_path: float,
                  layer_scale: float | None) -> None:  # fmt: skip
@@ -106,7 +107,7 @@ class ImageUniFormer(Model):
     the blocks' LayerNorms, patch_norm_eps of the embeddings'. init_std is the spread of linear weights at the start.
     """
 
-    axes = ("B", "3", "H", "W")
+    axes: ClassVar[tuple[str, ...]] = ("B", "3", "H", "W")
     weight_rules = UNIFORMER_IMAGE_WEIGHTS
 
     def __init__(

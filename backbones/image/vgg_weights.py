@@ -1,6 +1,6 @@
 """Published layouts of VGG-11.
 
-Our names are torchvision's: `features.N` for convolutions and norms, `classifier.{0,3}`, with `head` for `classifier.6`.
+Our names are torchvision's: `features.N` for convolutions and norms, `classifier.{0,3}`; `head` is `classifier.6`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from ..layouts import Layout, LoadReport, State, WeightRules, renamer
 
-_rename_timm = renamer((r"^pre_logits\.fc1\.", "classifier.0."), (r"^pre_logits\.fc2\.", "classifier.3."), (r"^head\.fc\.", "head."))
+_rename_timm = renamer(
+    (r"^pre_logits\.fc1\.", "classifier.0."), (r"^pre_logits\.fc2\.", "classifier.3."), (r"^head\.fc\.", "head.")
+)
 
 
 def _from_timm(state: State) -> State:

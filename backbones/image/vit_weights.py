@@ -47,7 +47,8 @@ _rename_huggingface = renamer(
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
     (r"^layernorm\.", "norm."),
-    (r"^classifier\.", "head."),
+    (r"^(cls_)?classifier\.", "head."),
+    (r"^distillation_classifier\.", "head_dist."),
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .conv import Conv3d
+from .conv import Conv3d, conv_norm
 
 
 def midplanes(inputs: int, outputs: int, area: int = 9, t: int = 3) -> int:
@@ -25,8 +25,17 @@ class Factorised(nn.Module):
         self.time_first = time_first
 
     def forward(self, x: Tensor) -> Tensor:
-        first, last = (self.time, self.space) if self.time_first else (self.space, self.time)
-        return last(self.relu(self.mid_bn(first(x))))
+        return self._last(self._between(x))
+
+    def then_norm(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return conv_norm(self._last, norm, self._between(x))
+
+    @property
+    def _last(self) -> Conv3d:
+        return self.space if self.time_first else self.time
+
+    def _between(self, x: Tensor) -> Tensor:
+        return self.relu(conv_norm(self.time if self.time_first else self.space, self.mid_bn, x))
 
     def extra_repr(self) -> str:
         return "time first" if self.time_first else ""

@@ -110,11 +110,12 @@ class FactorisedBlock(nn.Module):
 
 def attend_over_time(q: Tensor, k: Tensor, v: Tensor, heads: int, dropout: float) -> Tensor:
     """Softmax attention of each patch with itself at other times: (B, T, N, C) of each -> (B, T, N, C)."""
-    views = (part.unflatten(-1, (heads, -1)).flatten(2, 3).transpose(1, 2) for part in (q, k, v))  # (B, N*h, T, d)
-    return attend(*views, dropout).transpose(1, 2).unflatten(2, (-1, heads)).flatten(-2)
+    q, k, v = (part.unflatten(-1, (heads, -1)).flatten(2, 3).transpose(1, 2) for part in (q, k, v))  # (B, N*h, T, d)
+    return attend(q, k, v, dropout).transpose(1, 2).unflatten(2, (-1, heads)).flatten(-2)
 
 
 def attend_over_space(q: Tensor, k: Tensor, v: Tensor, heads: int, dropout: float) -> Tensor:
     """Softmax attention among the patches of each time: (B, T, N, C) of each -> (B, T, N, C)."""
-    views = (part.unflatten(-1, (heads, -1)).flatten(0, 1).transpose(1, 2) for part in (q, k, v))  # (B*T, h, N, d)
-    return attend(*views, dropout).transpose(1, 2).flatten(-2).view(q.shape)
+    shape = q.shape
+    q, k, v = (part.unflatten(-1, (heads, -1)).flatten(0, 1).transpose(1, 2) for part in (q, k, v))  # (B*T, h, N, d)
+    return attend(q, k, v, dropout).transpose(1, 2).flatten(-2).view(shape)

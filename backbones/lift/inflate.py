@@ -68,9 +68,23 @@ def inflate_conv(conv: nn.Conv2d, t: int, stride_t: int = 1, padding_t: int | No
     return inflated
 
 
+class ActivatedNorm3d(nn.BatchNorm3d):
+    """A norm with its dropout and activation inside, as some image networks have it."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
 def inflate_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm3d:
     """The BatchNorm3d with the same parameters and statistics."""
-    inflated = nn.BatchNorm3d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    inside = dict(norm.named_children())
+    kind = ActivatedNorm3d if inside.keys() == {"drop", "act"} else nn.BatchNorm3d
+    inflated = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    for part, module in inside.items():
+        inflated.add_module(part, module)
     inflated._parameters.update(norm._parameters)
     inflated._buffers.update(norm._buffers)
     return inflated
@@ -79,8 +93,10 @@ def inflate_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm3d:
 def inflation(schedule: Schedule, how: How = "mean") -> Rule:
     """The rule that turns a network of Conv2d, BatchNorm2d and 2-d pools into one of video.
 
-    A pool has time as its schedule says; AdaptiveAvgPool2d to one pixel becomes a mean over time too. Layers with a
-    forward of their own, which this cannot know, raise TypeError naming them: put a rule for them first.
+    A pool has time as the schedule says; an adaptive one, which makes an input of any size fit what follows, leaves
+    one frame. Layers with a forward of their own, which this cannot know, raise TypeError naming them: put a rule for
+    them first (`first_of`), and for modules that count their axes from the front. A still clip shows whether a lift
+    with "centre" is whole: it gives the logits of its image.
     """
     time = _lookup(schedule)
 
@@ -90,25 +106,29 @@ def inflation(schedule: Schedule, how: How = "mean") -> Rule:
             kernel, stride, _ = spec = time(name, module)
             return inflate_conv(module, kernel, stride, spec.pad, how)
         if isinstance(module, nn.BatchNorm2d):
-            _check_known(name, module, nn.BatchNorm2d)
+            if {"drop", "act"} != {part for part, _ in module.named_children()}:
+                _check_known(name, module, nn.BatchNorm2d)
             return inflate_norm(module)
         if isinstance(module, nn.MaxPool2d):
             spec = time(name, module)
             sizes = (module.kernel_size, module.stride, module.padding, module.dilation)
             k, s, p, d = map(_pair, sizes)
-            return MaxPool3d(
-                (spec.kernel, *k), (spec.stride, *s), (spec.pad, *p), (1, *d), ceil_mode=module.ceil_mode
-            )
+            return MaxPool3d((spec.kernel, *k), (spec.stride, *s), (spec.pad, *p), (1, *d), ceil_mode=module.ceil_mode)
         if isinstance(module, nn.AvgPool2d):
             spec = time(name, module)
             k, s, p = map(_pair, (module.kernel_size, module.stride, module.padding))
+            divisor = module.divisor_override and module.divisor_override * spec.kernel
             return nn.AvgPool3d(
-                (spec.kernel, *k), (spec.stride, *s), (spec.pad, *p), module.ceil_mode, module.count_include_pad
+                (spec.kernel, *k),
+                (spec.stride, *s),
+                (spec.pad, *p),
+                module.ceil_mode,
+                module.count_include_pad,
+                divisor,
             )
         if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
             pool = nn.AdaptiveAvgPool3d if isinstance(module, nn.AdaptiveAvgPool2d) else nn.AdaptiveMaxPool3d
-            size = _pair(module.output_size)
-            return pool((1 if size == (1, 1) else None, *size))
+            return pool((1, *_pair(module.output_size)))
         if isinstance(module, nn.Dropout2d):
             return nn.Dropout3d(module.p, module.inplace)
         return None

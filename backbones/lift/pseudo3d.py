@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .conv import Conv3d
+from .conv import Conv3d, conv_norm
 from .inflate import inflate_conv, inflate_norm
 
 
@@ -40,8 +40,8 @@ class Pseudo3d(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        over_space = self.relu(self.space_bn(self.space(x)))
-        over_time = self.time_bn(self.time(x if self.kind == "B" else over_space))
+        over_space = self.relu(conv_norm(self.space, self.space_bn, x))
+        over_time = conv_norm(self.time, self.time_bn, x if self.kind == "B" else over_space)
         if self.kind == "A":
             return over_time
         y = over_space + (self.relu(over_time) if self.relu_branches else over_time)

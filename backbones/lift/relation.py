@@ -68,8 +68,12 @@ def local_relation() -> Rule:
         if not isinstance(module, nn.Conv2d) or not 1 < module.groups == module.in_channels == module.out_channels:
             return None
         inflated = inflate_conv(module, module.kernel_size[0])
-        inflated.__class__ = DepthwiseConv3d
-        return inflated
+        relation = DepthwiseConv3d(
+            inflated.in_channels, inflated.out_channels, inflated.kernel_size, inflated.stride, inflated.padding,
+            inflated.dilation, inflated.groups, inflated.bias is not None, inflated.padding_mode, "meta",
+        )  # fmt: skip
+        relation.weight, relation.bias = inflated.weight, inflated.bias
+        return relation
 
     return rule
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .conv import Conv3d
+from .conv import Conv3d, conv_norm
 
 
 class Separated(nn.Module):
@@ -19,7 +19,10 @@ class Separated(nn.Module):
         self.point, self.point_bn, self.depth = point, point_bn, depth
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.depth(self.point_bn(self.point(x)))
+        return self.depth(conv_norm(self.point, self.point_bn, x))
+
+    def then_norm(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return conv_norm(self.depth, norm, conv_norm(self.point, self.point_bn, x))
 
 
 def separate_conv(

@@ -34,8 +34,11 @@ class _Tubelets(nn.Conv3d):
     and on a CPU its backward pass takes a third of the time (32 x 224 x 224, 768 channels)."""
 
     def __init__(self, conv: nn.Conv2d, frames: int, how: How) -> None:
-        kernel, like = (frames, *conv.kernel_size), {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        super().__init__(conv.in_channels, conv.out_channels, kernel, kernel, bias=conv.bias is not None, **like)
+        kernel, like = (frames, conv.kernel_size[0], conv.kernel_size[1]), conv.weight
+        super().__init__(
+            conv.in_channels, conv.out_channels, kernel, kernel, bias=conv.bias is not None, device=like.device,
+            dtype=like.dtype,
+        )  # fmt: skip
         with torch.no_grad():
             self.weight.copy_(inflate_weight(conv.weight, frames, how))
             if self.bias is not None and conv.bias is not None:

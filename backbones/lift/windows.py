@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ class Windows(NamedTuple):
     order (L) names the grid's tokens window by window, and places (L) is the way back. Where padding fills windows up,
     slots (W * N) says which of `order` stands at each place of each window, empty (W * N, 1) where none does, and
     filled (L) the place of each of `order`; without padding the three are None. masks holds, in the windows' order,
-    how many windows have the same mask and the mask (N, N) to add to their scores, or None. pairs (N * N) is the entry
+    how many windows have the same mask (N, N), true where MASKED is to be added to a score, or None. pairs (N, N) is the entry
     of the table of relative positions that belongs to each two places of a window.
     """
 
@@ -44,7 +44,7 @@ class Windows(NamedTuple):
     @property
     def size(self) -> int:
         """N, the number of places of a window."""
-        return math.isqrt(self.pairs.shape[0])
+        return self.pairs.shape[0]
 
     def part(self, first: int, last: int) -> Windows:
         """The windows from `first` to before `last` alone, to gather from all tokens."""
@@ -155,21 +155,25 @@ def _windows(
     pad_last: bool,
     device: torch.device,
 ) -> Windows:
-    sides = tuple(min(pair) for pair in zip(grid, window, strict=True)) if shrink else window
-    places, length, rank = math.prod(sides), math.prod(grid), len(grid)
-    token = torch.zeros((), dtype=torch.int64, device=device)
-    empty = torch.zeros((), dtype=torch.bool, device=device)
-    for axis, (side, w, s) in enumerate(zip(grid, sides, shift, strict=True)):  # (n1, ..., nr, w1, ..., wr) by steps
-        source = _sources(side, w, s, pad_last, device).view(-1, *[1] * (rank - 1), w, *[1] * (rank - 1 - axis))
-        token, empty = token * side + source.clamp(min=0), empty | (source < 0)
-    token = token.masked_fill(empty, length)
+    shape = tuple(min(pair) for pair in zip(grid, window, strict=True)) if shrink else window
+    places, length, axes = math.prod(shape), math.prod(grid), tuple(range(len(grid)))
+    back = [-s for s in shift]
+    token = torch.arange(length, device=device).view(grid)
+    padding = [size for side, w in zip(grid[::-1], shape[::-1], strict=True) for size in (0, -side % w)]
+    if pad_last:
+        token = F.pad(token.roll(back, axes), padding, value=length)
+    else:
+        token = F.pad(token, padding, value=length).roll(back, axes)
+    for axis in reversed(axes):
+        token = token.unflatten(axis, (-1, shape[axis]))  # (n1, w1, ..., nr, wr)
+    token = token.permute(*(2 * axis for axis in axes), *(2 * axis + 1 for axis in axes))
 
     groups, masks = [], []
-    for cut, mask in _masks(sides, shift, device):
+    for cut, mask in _masks(shape, shift, device):
         groups.append(token[cut].reshape(-1, places))
         masks.append((groups[-1].shape[0], mask))
     tokens = torch.cat(groups).flatten()
-    pairs = relative_positions(window, device)[:places, :places].flatten()  # as published, also where H or W shrank
+    pairs = relative_positions(window, device)[:places, :places]  # as published, also where H or W shrank
     if len(tokens) == length:
         return Windows(tokens, _inverse(tokens, length), None, None, None, tuple(masks), pairs)
     missing = tokens == length
@@ -185,17 +189,7 @@ def _inverse(index: Tensor, length: int) -> Tensor:
     return torch.zeros(length, dtype=torch.int64, device=index.device).scatter(0, index, places)
 
 
-_kept_windows = lru_cache(maxsize=64)(_windows)
-
-
-def _sources(side: int, window: int, shift: int, pad_last: bool, device: torch.device) -> Tensor:
-    """Which entry of an axis stands at each place of the shifted, padded axis; -1 where none does."""
-    padded = -(-side // window) * window
-    place = torch.arange(padded, device=device)
-    if pad_last:
-        return ((place + shift) % side).masked_fill(place >= side, -1)
-    source = (place + shift) % padded
-    return source.masked_fill(source >= side, -1)
+_kept_windows = lru_cache(maxsize=32)(_windows)
 
 
 def _masks(
@@ -205,10 +199,12 @@ def _masks(
 
     The shift brings together what is apart only in the last window along an axis, so an axis has two kinds.
     """
+    apart = []
+    for axis, (w, s) in enumerate(zip(window, shift, strict=True)):
+        beyond = (torch.arange(w, device=device) >= w - s).view(-1, *[1] * (len(window) - 1 - axis))
+        beyond = beyond.expand(window).flatten()
+        apart.append(beyond[:, None] != beyond)
     for last in product(*((False, True) if s else (False,) for s in shift)):
-        cut = tuple(slice(-1, None) if end else slice(-1) if s else slice(None) for s, end in zip(shift, last, strict=True))
-        region = torch.zeros((), dtype=torch.int64, device=device)
-        for w, s, end in zip(window, shift, last, strict=True):
-            region = region[..., None] * 2 + ((torch.arange(w, device=device) >= w - s) & end)
-        region = region.flatten()
-        yield cut, (region[:, None] != region).float() * MASKED if any(last) else None
+        cut = [slice(-1, None) if end else slice(-1) if s else slice(None) for s, end in zip(shift, last, strict=True)]
+        along = [one for one, end in zip(apart, last, strict=True) if end]
+        yield tuple(cut), reduce(torch.logical_or, along) if along else None

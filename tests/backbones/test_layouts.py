@@ -87,6 +87,23 @@ _HF_VIT = (
     (r"^head\.", "classifier."),
 )
 
+_JAX_VIT = (
+    (r"^cls_token$", "cls"),
+    (r"^pos_embed$", "Transformer.posembed_input.pos_embedding"),
+    (r"^patch_embed\.proj", "embedding"),
+    (r"^blocks\.(\d+)", r"Transformer.encoderblock_\1"),
+    (r"\.norm1", ".LayerNorm_0"),
+    (r"\.norm2", ".LayerNorm_2"),
+    (r"\.attn\.proj", ".MultiHeadDotProductAttention_1.out"),
+    (r"\.attn", ".MultiHeadDotProductAttention_1"),
+    (r"\.mlp\.fc1", ".MlpBlock_3.Dense_0"),
+    (r"\.mlp\.fc2", ".MlpBlock_3.Dense_1"),
+    (r"^norm\.", "Transformer.encoder_norm."),
+    (r"((Norm_\d|norm)\.)weight", r"\1scale"),
+    (r"\.weight", ".kernel"),
+    (r"\.", "/"),
+)
+
 
 def _rename(state: State, rules: tuple[tuple[str, str], ...]) -> State:
     renamed = {}
@@ -114,7 +131,7 @@ def to_torchvision_vit(state: State) -> State:
     return _rename(state, _TORCHVISION_VIT)
 
 
-def to_huggingface_vit(state: State) -> State:
+def _split_qkv(state: State) -> State:
     split: State = {}
     for key, value in state.items():
         if ".attn.qkv." in key:
@@ -122,7 +139,33 @@ def to_huggingface_vit(state: State) -> State:
             split |= {key.replace("qkv", name): part for name, part in parts}
         else:
             split[key] = value
-    return _rename(split, _HF_VIT)
+    return split
+
+
+def to_huggingface_vit(state: State) -> State:
+    return _rename(_split_qkv(state), _HF_VIT)
+
+
+def to_jax_vit(state: State, heads: int = 3) -> State:
+    """Google's names and flax's layouts: kernels (in, out), convolutions (h, w, in, out), heads apart."""
+    flax: State = {}
+    for key, value in _rename(_split_qkv(state), _JAX_VIT).items():
+        if re.search("(query|key|value)/bias", key):
+            value = value.unflatten(0, (heads, -1))
+        elif key.endswith("kernel"):
+            value = value.permute(2, 3, 1, 0) if value.ndim == 4 else value.T
+            if re.search("(query|key|value)/", key):
+                value = value.unflatten(1, (heads, -1))
+            elif "/out/" in key:
+                value = value.unflatten(0, (heads, -1))
+        flax[key] = value
+    return flax
+
+
+def to_scenic_vit(state: State) -> State:
+    """The same as ViViT's authors number its layers: but for the first kernel's axes, ViViT's own names."""
+    layers = ((r"Norm_2", "Norm_1"), (r"Attention_1", "Attention_0"), (r"MlpBlock_3", "MlpBlock_0"))
+    return _rename(to_jax_vit(state), (*layers, (r"^head/", "output_projection/"), (r"^", "opt/target/")))
 
 
 def to_ours(state: State) -> State:
@@ -148,14 +191,17 @@ def test_timesformer_layouts_give_equal_logits(randomised, publish, attention: s
     assert torch.equal(run(ours, 3, 24, 24), run(theirs, 3, 24, 24))
 
 
-@pytest.mark.parametrize("publish", [to_ours, to_torchvision_vit, to_huggingface_vit])
+VIT_PUBLISHERS = [to_ours, to_torchvision_vit, to_huggingface_vit, to_jax_vit, to_scenic_vit]
+
+
+@pytest.mark.parametrize("publish", VIT_PUBLISHERS)
 def test_vit_layouts_give_equal_logits(randomised, publish) -> None:
     theirs, ours = randomised("vit_b_16"), randomised("vit_b_16")
     assert len(load_weights(ours, publish(theirs.state_dict())).loaded) == len(ours.state_dict())
     assert torch.equal(run(ours, 24, 24), run(theirs, 24, 24))
 
 
-@pytest.mark.parametrize("publish", [to_ours, to_torchvision_vit, to_huggingface_vit])
+@pytest.mark.parametrize("publish", VIT_PUBLISHERS)
 @pytest.mark.parametrize("attention", ["divided", "space"])
 def test_a_lifted_vit_sees_a_still_video_as_its_image(randomised, small, publish, attention: str) -> None:
     vit, video = randomised("vit_b_16"), small("timesformer", frames=3, attention=attention)

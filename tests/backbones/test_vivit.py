@@ -50,6 +50,7 @@ def to_scenic(state: State, heads: int = 4) -> State:
     for key, value in state.items():
         over_time, place = key.startswith("temporal_"), key.removeprefix("temporal_").split(".")
         encoder = ("TemporalTransformer" if over_time else "SpatialTransformer") if two else "Transformer"
+        turned = value.T if value.ndim == 2 else value
         leaf = {"weight": "scale" if "norm" in key else "kernel", "bias": "bias"}.get(place[-1])
         if place[0] == "cls_token":
             tree[f"cls_{encoder}" if two else "cls"] = value
@@ -60,7 +61,7 @@ def to_scenic(state: State, heads: int = 4) -> State:
         elif place[0] == "patch_embed":
             tree[f"embedding/{leaf}"] = value.permute(2, 3, 4, 1, 0) if value.ndim == 5 else value
         elif place[0] == "head":
-            tree[f"output_projection/{leaf}"] = value.T
+            tree[f"output_projection/{leaf}"] = turned
         else:
             block = f"{encoder}/encoderblock_{place[1]}/{names[place[2]]}"
             if place[3] == "qkv":
@@ -68,7 +69,7 @@ def to_scenic(state: State, heads: int = 4) -> State:
                     split = part.unflatten(0, (heads, -1))  # (heads, out of each, in)
                     tree[f"{block}/{name}/{leaf}"] = split.permute(2, 0, 1) if value.ndim == 2 else split
             elif place[3] == "proj":
-                tree[f"{block}/out/{leaf}"] = value.T.unflatten(0, (heads, -1)) if value.ndim == 2 else value
+                tree[f"{block}/out/{leaf}"] = turned.unflatten(0, (heads, -1)) if value.ndim == 2 else value
             else:
                 tree[f"{block}/{names[place[3]]}/{leaf}" if len(place) > 4 else f"{block}/{leaf}"] = (
                     value.T if value.ndim == 2 else value

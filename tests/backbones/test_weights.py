@@ -19,6 +19,31 @@ def test_a_lifted_deit3_keeps_what_layerscale_and_positions_do(randomised, small
     assert "LayerScale" in str(report)
 
 
+def test_a_distilled_deit_without_its_distillation(randomised) -> None:
+    """Its second token, its classifier and its position, the second, go; everything else arrives as it is."""
+    vit, video = randomised("vit_b_16"), randomised("timesformer", attention="space")
+    state = vit.state_dict()
+    extra = torch.randn(1, 1, 24)
+    pos = torch.cat([state["pos_embed"][:, :1], extra, state["pos_embed"][:, 1:]], dim=1)
+    head = {"head_dist.weight": torch.randn(5, 24), "head_dist.bias": torch.randn(5)}
+    report = load_weights(video, {"model": {**state, **head, "pos_embed": pos, "dist_token": extra}})
+    assert set(report.dropped) == {"dist_token", *head}
+    assert "distillation" in str(report)
+    assert torch.equal(video.pos_embed, vit.pos_embed)
+    with pytest.raises(WeightsError, match="unexpected: dist_token"):
+        load_weights(vit, {**state, "dist_token": extra})
+
+
+def test_layers_before_an_images_classifier_are_dropped_with_a_reason(randomised) -> None:
+    """ImageNet-21k files have one (`pre_logits`), and those for pre-training by masked images a decoder."""
+    vit, video = randomised("vit_b_16"), randomised("timesformer")
+    more = {"pre_logits.fc.weight": torch.zeros(24, 24), "decoder_embed.weight": torch.zeros(8, 24),
+            "mask_token": torch.zeros(1, 1, 8)}  # fmt: skip
+    report = load_weights(video, vit.state_dict() | more)
+    assert set(report.dropped) == set(more)
+    assert all(report.dropped.values())
+
+
 def test_a_checkpoint_of_another_size_is_resized_as_published(randomised) -> None:
     theirs, ours = randomised("timesformer", size=24, frames=3), randomised("timesformer", size=40, frames=5)
     report = load_weights(ours, theirs.state_dict())
@@ -69,9 +94,9 @@ def test_divided_weights_do_not_fit_joint_attention(randomised) -> None:
 
 def test_weights_of_another_network_are_named(randomised) -> None:
     resnet = {"conv1.weight": torch.zeros(64, 3, 7, 7), "layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}
-    with pytest.raises(WeightsError, match=r"these are the weights of a ResNet; it begins with conv1\.weight"):
+    with pytest.raises(WeightsError, match=r"these are weights of .*ResNet; it begins with conv1\.weight"):
         load_weights(randomised("timesformer"), resnet)
-    with pytest.raises(WeightsError, match="these are the weights of a TimeSformer"):
+    with pytest.raises(WeightsError, match="these are weights of TimeSformer"):
         load_weights(randomised("vit_b_16"), randomised("timesformer").state_dict())
 
 

@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 TINY = ("--model", "timesformer_tiny", "--model-args", "dim=32", "depth=2", "heads=2", "--workers", "1")
+TINY_CNN = ("--model", "r3d_tiny", "--model-args", "width=8", "--workers", "1")
 
 
 def deepspeed(start, port: int, processes: int, *words: object):
@@ -95,14 +96,13 @@ def test_a_run_killed_in_the_middle_goes_on_with_the_same_losses(
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
-@pytest.mark.parametrize(
-    "system",
-    [("--precision", "bf16", "--zero-stage", "2")],
-    ids=["bf16 zero 2"],
-)
-def test_precisions_and_stages(tubelet, dataset: Path, tmp_path: Path, system: tuple[str, ...]) -> None:
-    words = ("train", *TINY, "--data", dataset, "--out", tmp_path / "run", "--epochs", 1, "--batch-size", 8)
-    done = tubelet(*words, *system, "--accumulate", 2, "--grad-checkpointing")
+@pytest.mark.parametrize("model", [TINY, TINY_CNN], ids=["attention", "convolution and batch norm"])
+def test_bf16_zero_2_with_accumulation_and_checkpointing(
+    tubelet, dataset: Path, tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    words = ("train", *model, "--data", dataset, "--out", tmp_path / "run", "--epochs", 1, "--batch-size", 8)
+    system = ("--precision", "bf16", "--zero-stage", 2, "--accumulate", 2, "--grad-checkpointing")
+    done = tubelet(*words, *system)
     assert done.code == 0, done.out
     assert losses(tmp_path / "run")[1] == pytest.approx(1.39, abs=0.5)
 
