@@ -1,4 +1,4 @@
-"""ResNet-50 of video by inflation: I3D (Carreira & Zisserman 2017; Wang et al., "Non-local Neural Networks", CVPR 2018),
+"""ResNet-50 of video by inflation: I3D (Carreira and Zisserman; Wang et al., "Non-local Neural Networks", CVPR 2018),
 the Slow pathway of SlowFast (Feichtenhofer et al., ICCV 2019), and C2D, which has no time but one pool.
 
 The first 1 x 1 convolution of a block becomes 3 x 1 x 1 in the blocks of the schedule. `i3d_r50` is SlowFast's and
@@ -8,20 +8,27 @@ also strides in the stem: `create_model("i3d_r50", frames=32, stem_stride_t=2, p
 
 from __future__ import annotations
 
+from typing import Any
+
 from .model import ClipSpec, Entry
 from .resnet3d import InflatedResNet
 
-_I3D = "Wang et al., Non-local Neural Networks, CVPR 2018 (arXiv:1711.07971), after Carreira and Zisserman (arXiv:1705.07750)"
+_I3D = "Wang et al., Non-local Neural Networks, CVPR 2018 (arXiv:1711.07971), after arXiv:1705.07750"
 _SLOW = "Feichtenhofer et al., SlowFast Networks for Video Recognition, ICCV 2019 (arXiv:1812.03982)"
 _GREY, _SPREAD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 _CLIP = ClipSpec(8, 8, 256, _GREY, _SPREAD, views=(10, 3), sampling="dense")
 _TINY = ClipSpec(8, 2, 48, _GREY, _SPREAD, views=(1, 3), sampling="dense")
 
-_FULL_RATE = {"time_strides": (1, 1, 1, 1), "time_in": "first"}
-_I3D_TIME = {**_FULL_RATE, "stem_kernel_t": 5, "stage_pool": 2, "time_kernels": (3, (3, 1), (3, 1), (1, 3))}
-_SLOW_TIME = {**_FULL_RATE, "stem_kernel_t": 1, "time_kernels": (1, 1, 3, 3)}
-_C2D_TIME = {**_FULL_RATE, "stem_kernel_t": 1, "time_kernels": (1, 1, 1, 1)}
-_SMALL = {"layers": (1, 1, 1, 1), "width": 16, "stem_pool": False}
+_FULL_RATE: dict[str, Any] = {"time_strides": (1, 1, 1, 1), "time_in": "first"}
+_I3D_TIME: dict[str, Any] = {
+    **_FULL_RATE,
+    "stem_kernel_t": 5,
+    "stage_pool": 2,
+    "time_kernels": (3, (3, 1), (3, 1), (1, 3)),
+}
+_SLOW_TIME: dict[str, Any] = {**_FULL_RATE, "stem_kernel_t": 1, "time_kernels": (1, 1, 3, 3)}
+_C2D_TIME: dict[str, Any] = {**_FULL_RATE, "stem_kernel_t": 1, "time_kernels": (1, 1, 1, 1)}
+_SMALL: dict[str, Any] = {"layers": (1, 1, 1, 1), "width": 16, "stem_pool": False}
 
 
 def _entry(

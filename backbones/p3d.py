@@ -10,7 +10,7 @@ Shapes: B clips, T frames, w = width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,11 +74,11 @@ class P3D(VideoResNet):
         self.check_input(image, smallest=self.smallest, shortest=self.shortest())
         x = image.contiguous(memory_format=torch.channels_last_3d)
         x = self.maxpool(self.relu(conv_norm(self.conv1, self.bn1, x)))
-        for stage in (self.layer1, self.layer2, self.layer3):
-            for block in stage:
+        for stage in (1, 2, 3):
+            for block in self.get_submodule(f"layer{stage}").children():
                 x = self.run(block, x)
             x = self.time_pool(x)
-        for block in self.layer4:
+        for block in self.get_submodule("layer4").children():
             x = self.run(block, x)
         return x
 
@@ -96,8 +96,11 @@ def pseudo3d(kinds: Sequence[str], layers: Sequence[int], form: Form, t: int, c_
                 module.conv1.stride, module.conv2.stride = module.conv2.stride, (1, 1)
             if stage < 4:
                 kind = kinds[(starts[stage - 1] + index) % len(kinds)]
-                args = (module.conv2, module.bn2, kind, t, form == "port", c_scale)
-                module.conv2, module.bn2 = pseudo3d_conv(*args), nn.Identity()
+                pseudo = pseudo3d_conv(
+                    module.conv2, module.bn2, cast(Literal["A", "B", "C"], kind), t, form == "port", c_scale
+                )
+                setattr(module, "conv2", pseudo)  # noqa: B010 (declared as the image network's)
+                setattr(module, "bn2", nn.Identity())  # noqa: B010
         return None
 
     return rule

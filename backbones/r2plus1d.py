@@ -7,7 +7,7 @@ Shapes are those of VideoResNet (resnet3d.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 from torch import nn
 
@@ -108,7 +108,7 @@ def factorisation(
                 mid = {"block": of_block, "conv": _of_conv(conv), "same": conv.out_channels}[midplanes]
                 setattr(module, part, split(conv, spec, mid))
         if shortcuts and isinstance(module.downsample, nn.Sequential):
-            conv, spec = module.downsample[0], schedule[f"{name}.downsample.0"]
+            conv, spec = cast(nn.Conv2d, module.downsample[0]), schedule[f"{name}.downsample.0"]
             module.downsample[0] = split(conv, spec, _of_conv(conv))
         return None
 
@@ -128,7 +128,7 @@ def _set_stride(name: str, block: BasicBlock | Bottleneck, strides: Sequence[int
         return
     if not isinstance(block.downsample, nn.Sequential):
         raise ValueError(f"stage {stage} begins without a projection beside its block, so it cannot stride by {stride}")
-    conv.stride = block.downsample[0].stride = (stride, stride)
+    conv.stride = cast(nn.Conv2d, block.downsample[0]).stride = (stride, stride)
 
 
 _PAPER = (

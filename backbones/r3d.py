@@ -12,7 +12,7 @@ from .model import ClipSpec, Entry
 from .resnet3d import InflatedResNet
 
 _TRAN = "Tran et al., A Closer Look at Spatiotemporal Convolutions, CVPR 2018 (arXiv:1711.11248)"
-_HARA = "Hara et al., Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, CVPR 2018 (arXiv:1711.09577)"
+_HARA = "Hara et al., Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs?, CVPR 2018 (arXiv:1711.09577)"
 _TV = ClipSpec(
     frames=16, stride=2, size=112, mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989), views=(5, 1),
     sampling="dense",
@@ -35,7 +35,8 @@ ENTRIES = (
     _entry("r3d_18", "3D ResNet-18, 16 frames of 112 px", _TRAN, _TV, 400, layers=(2, 2, 2, 2), **_BASIC),
     _entry("r3d_34", "3D ResNet-34, 16 frames of 112 px", _TRAN, _TV, 400, **_BASIC),
     _entry("r3d_50", "3D ResNet-50, 16 frames of 112 px", _TRAN, _TV, 400, stem_pool=False),
-    _entry("mc3_18", "MC3-18: time in the first stage, 16 frames of 112 px", _TRAN, _TV, 400, layers=(2, 2, 2, 2), **_MC3),
+    _entry("mc3_18", "MC3-18: time in the first stage, 16 frames of 112 px", _TRAN, _TV, 400, layers=(2, 2, 2, 2),
+           **_MC3),
     _entry("r3d_18_hara", "3D ResNet-18 of Hara et al., 16 frames of 112 px", _HARA, _KENSHO, 700, block="basic",
            layers=(2, 2, 2, 2), **_WITH_POOL),
     _entry("r3d_34_hara", "3D ResNet-34 of Hara et al., 16 frames of 112 px", _HARA, _KENSHO, 700, block="basic",

@@ -117,4 +117,6 @@ def _arguments(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:
 
 def all_layouts() -> list[Layout]:
     """Every published layout of every family, each once."""
-    return list({layout.name: layout for entry in _ENTRIES.values() for layout in entry.build.weight_rules.layouts}.values())
+    return list(
+        {layout.name: layout for entry in _ENTRIES.values() for layout in entry.build.weight_rules.layouts}.values()
+    )

@@ -98,7 +98,7 @@ def resnet3d_layouts(
             never=(r"multipathway",),
         ),
         Layout(f"{family}, or image ResNet", (r"^(backbone\.)?layer1\.0\.conv1\.(\w+\.)?weight$",),
-               RESNET_LAYOUTS[0].convert, never=RESNET_LAYOUTS[0].never + (r"\.conv1\.conv\.",)),
+               RESNET_LAYOUTS[0].convert, never=(*RESNET_LAYOUTS[0].never, r"\.conv1\.conv\.")),
         *RESNET_LAYOUTS[1:],
     )  # fmt: skip
 

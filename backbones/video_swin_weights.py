@@ -57,8 +57,8 @@ def fit_video_swin(model: nn.Module, state: State, report: LoadReport) -> State:
             if old is None:
                 continue
             state[name] = resize_table(table, old, window)
-            how = "bicubic as published" if old[0] == window[0] else "bicubic in space and linear in time"
-            report.resized[name] = f"from window {old} to {window}, {how}"
+            how = ["bicubic as published"] * (old[1:] != window[1:]) + ["linear in time"] * (old[0] != window[0])
+            report.resized[name] = f"from window {old} to {window}, {' and '.join(how)}"
     if proj is not None and image:
         frames = swin.patch_embed.proj.kernel_size[0]
         state["patch_embed.proj.weight"] = proj.unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames

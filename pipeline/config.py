@@ -52,8 +52,8 @@ class ModelConfig:
     model: str = ""
     """Name of the model, such as timesformer; `tubelet models` lists them."""
     weights: Path | None = None
-    """Checkpoint to start from, in any publisher's layout of the network or of its image network, or the id of published
-    weights (`tubelet models --weights` lists them)."""
+    """Checkpoint to start from, in any publisher's layout of the network or of its image network, or the id of
+    published weights (`tubelet models --weights` lists them)."""
     model_args: KeyValues = field(default_factory=dict)
     """Architecture arguments of the model, such as depth=4 drop_path=0.1."""
     frames: Count | None = None

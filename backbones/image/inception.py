@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..lift.conv import conv_norm
 from ..model import ClipSpec, Entry, Model
 from .inception_weights import INCEPTION_WEIGHTS
 
@@ -63,7 +64,7 @@ class ConvUnit(nn.Module):
         if self.pads_itself:  # only the stem's convolution has a stride, so what is copied is the input
             sizes = same_padding(x.shape[2:], self.conv.kernel_size, self.conv.stride)
             x = F.pad(x, [n for pair in reversed(sizes) for n in pair])
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+        return F.relu(conv_norm(self.conv, self.bn, x), inplace=True)
 
 
 class MaxPool(nn.Module):

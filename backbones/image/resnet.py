@@ -1,4 +1,4 @@
-"""The residual network (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016), with torchvision's names.
+"""The residual network (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016), torchvision's names.
 
 Shapes: B images, (3, H, W) pixels, w = width, e = 1 for the basic block and 4 for the bottleneck.
     image (B, 3, H, W) -> conv1, maxpool (B, w, H/4, W/4) -> layer1 (B, e*w, H/4, W/4)
@@ -10,7 +10,7 @@ change.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,11 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
         hidden = max(8, (channels // reduction + 4) // 8 * 8)
-        self.fc1, self.relu, self.fc2 = nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 1)
+        self.fc1, self.relu, self.fc2 = (
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, channels, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.fc2(self.relu(self.fc1(_mean(x, keepdim=True)))).sigmoid()
@@ -81,7 +85,8 @@ class ZeroShortcut(nn.Module):
         self.channels, self.stride = channels, tuple(stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x[(..., *(slice(None, None, s) for s in self.stride))]
+        kept: tuple[Any, ...] = (..., *(slice(None, None, s) for s in self.stride))
+        x = x[kept]
         return F.pad(x, (0, 0) * len(self.stride) + (0, self.channels - x.shape[1]))
 
 
@@ -115,7 +120,8 @@ class Block(nn.Module):
         if self.cbam is not None:
             y = self.cbam(y)
         shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(self.drop_path(y) + shortcut)
+        y = self.drop_path(y)
+        return self.relu(y.add_(shortcut) if y.dtype == shortcut.dtype else y + shortcut)
 
 
 class BasicBlock(Block):
@@ -158,7 +164,7 @@ class Bottleneck(Block):
 
 
 class ResNet(Model):
-    """ResNet, ResNeXt (`groups`, `width_per_group`), Wide ResNet (`width_per_group`), SE- and CBAM-ResNet (`attention`).
+    """ResNet, ResNeXt (`groups`, `width_per_group`), Wide ResNet (`width_per_group`), SE-, CBAM-ResNet (`attention`).
 
     layers: blocks of each of the four stages. width: channels of the stem and, before expansion, of layer1.
     shortcut: where a block changes shape, "conv" projects (option B), "zero" subsamples and adds zero channels (A).
@@ -266,7 +272,13 @@ def _downsample(shortcut: str, inputs: int, outputs: int, stride: int, eps: floa
 
 
 def _check(
-    block: str, layers: Sequence[int], groups: int, width_per_group: int, shortcut: str, stem: int, attention: str | None
+    block: str,
+    layers: Sequence[int],
+    groups: int,
+    width_per_group: int,
+    shortcut: str,
+    stem: int,
+    attention: str | None,
 ) -> None:
     for name, value, known in (
         ("block", block, ("basic", "bottleneck")),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,12 @@ from .vit import Block, Mlp, drop_path_rates, init_linear
 
 # Without gradients, a CPU takes a block through its windows a few at a time, so that what it computes on the way stays
 # in the cache; likewise for the scores of attention, with gradients too.
-_ROWS_IN_CACHE = 5 * 2**16  # numbers: rows of C channels
+_ROWS_IN_CACHE = 2**19  # numbers: rows of C channels
 _SCORES_IN_CACHE = 2**22  # bytes
+
+
+# For each group of windows with one mask, in their order: how many they are, and what to add to their scores (h, N, N).
+Biases = list[tuple[int, Tensor]]
 
 
 class _BiasedAttention(torch.autograd.Function):
@@ -80,8 +84,9 @@ def _score_parts(n: int, bias: Tensor) -> Iterator[slice]:
 
 
 def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    scores = bias.repeat(q.shape[0] // bias.shape[0], 1, 1)
-    return scores.baddbmm_(q, k.transpose(1, 2)).softmax(-1)
+    every = bias.expand(q.shape[0] // bias.shape[0], *bias.shape)  # window
+    scores = every.clone(memory_format=torch.contiguous_format).flatten(0, 1).baddbmm_(q, k.transpose(1, 2))
+    return torch.softmax(scores, -1, out=scores)
 
 
 def attend_biased(qkv: Tensor, bias: Tensor, dropout_p: float) -> Tensor:
@@ -114,15 +119,15 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(dropout)
 
-    def biases(self, windows: Windows) -> list[tuple[int, Tensor]]:
-        """For each group of windows with one mask, how many they are and what to add to their scores (h, N, N)."""
+    def biases(self, windows: Windows) -> Biases:
+        """The biases of relative position, with the windows' masks."""
         table = self.relative_position_bias_table
         wide = table.float() if table.element_size() < 4 else table  # gathering 16-bit numbers is slow on a CPU
         bias = wide.t().contiguous().gather(1, windows.pairs.flatten().expand(self.heads, -1)).to(table.dtype)
         bias = bias.view(self.heads, windows.size, windows.size)
         return [(count, bias if mask is None else bias.add(mask, alpha=MASKED)) for count, mask in windows.masks]
 
-    def forward(self, x: Tensor, biases: list[tuple[int, Tensor]]) -> Tensor:
+    def forward(self, x: Tensor, biases: Biases) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         dropout_p = self.score_dropout if self.training else 0.0
         parts = qkv.split([count for count, _ in biases], dim=1) if len(biases) > 1 else (qkv,)
@@ -139,6 +144,8 @@ class SwinBlock(Block):
     The grid is put in the windows' order once, and back once; everything between acts on each token or each window.
     See `windows_over` for `shrink` and `pad_last`.
     """
+
+    attn: WindowAttention
 
     def __init__(
         self, dim: int, attn: WindowAttention, mlp: nn.Module, norm_eps: float, drop_path: float, shifted: bool,
@@ -157,13 +164,13 @@ class SwinBlock(Block):
         rows = self._rows(permute(tokens, windows.order, windows.places), windows, biases)
         return permute(rows, windows.places, windows.order).view_as(x)
 
-    def _rows(self, rows: Tensor, windows: Windows, biases: list[tuple[int, Tensor]]) -> Tensor:
+    def _rows(self, rows: Tensor, windows: Windows, biases: Biases) -> Tensor:
         """The block on tokens (B, L, C) in the windows' order."""
         mixed = windows.drain(self.attn(windows.fill(self.norm1(rows)), biases))
         rows = rows + self.drop_path(mixed)
         return rows + self.drop_path(self.mlp(self.norm2(rows)))
 
-    def _in_parts(self, tokens: Tensor, windows: Windows, biases: list[tuple[int, Tensor]]) -> Tensor:
+    def _in_parts(self, tokens: Tensor, windows: Windows, biases: Biases) -> Tensor:
         """The same, a few windows at a time, so that what lies between stays in a CPU's cache."""
         out = torch.empty_like(tokens)
         most = max(1, _ROWS_IN_CACHE // (windows.size * tokens.shape[-1]))
@@ -222,6 +229,9 @@ class PatchMerging(nn.Module):
 class Stage(nn.Module):
     """Blocks on one grid, windows shifted in every other one, and the step to the next stage's grid."""
 
+    blocks: nn.ModuleList
+    downsample: nn.Module
+
     def __init__(self, blocks: list[SwinBlock], downsample: nn.Module) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
@@ -238,7 +248,7 @@ class Swin(Model):
     of the tables of relative positions.
     """
 
-    axes = ("B", "3", "H", "W")
+    axes: ClassVar[tuple[str, ...]] = ("B", "3", "H", "W")
     weight_rules = SWIN_WEIGHTS
 
     def __init__(
@@ -305,7 +315,7 @@ class Swin(Model):
         """The normalised tokens of the last stage: (B, *grid, num_features)."""
         self.check_input(x, smallest=self.smallest)
         x = self.pos_drop(self.patch_embed(x))
-        for stage in self.layers:
+        for stage in cast(list[Stage], self.layers):
             for block in stage.blocks:
                 x = self.run(block, x)
             x = stage.downsample(x)
@@ -320,7 +330,7 @@ class Swin(Model):
 
     def stages(self) -> list[tuple[str, ...]]:
         names: list[tuple[str, ...]] = []
-        for i, stage in enumerate(self.layers):
+        for i, stage in enumerate(cast(list[Stage], self.layers)):
             names += [(f"layers.{i}.blocks.{j}.",) for j in range(len(stage.blocks))]
             if i:
                 first = len(names) - len(stage.blocks)
@@ -329,7 +339,7 @@ class Swin(Model):
 
     def blocks(self) -> list[SwinBlock]:
         """The blocks of all stages, in order."""
-        return [block for stage in self.layers for block in stage.blocks]
+        return [block for stage in cast(list[Stage], self.layers) for block in cast(list[SwinBlock], stage.blocks)]
 
     def init_tables(self, std: float) -> None:
         for block in self.blocks():

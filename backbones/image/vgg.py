@@ -76,7 +76,7 @@ class VGG(Model):
 
     def embed(self, image: Tensor) -> Tensor:
         """What the last fully connected layer classifies, (B, num_features)."""
-        x = F.adaptive_avg_pool2d(self.forward_features(image), self.grid)
+        x = F.adaptive_avg_pool2d(self.forward_features(image), (self.grid[0], self.grid[1]))
         return self.classifier(x.flatten(1))
 
     def convolve(self, x: Tensor) -> Tensor:

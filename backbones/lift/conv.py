@@ -1,8 +1,20 @@
-"""Convolution and pooling of video, each by the kernel that is fast for its shape; parameters are torch's own.
+"""Convolution of video, each by the kernel that is fast for its shape; parameters are torch's own.
 
 Shapes: x (B, C, T, H, W) in channels-last memory, that is (B, T, H, W, C). So frames fold into the batch, and H and W
 into one axis, without a copy: a 1 x k x k kernel is a Conv2d over B*T frames, a t x 1 x 1 kernel a (t, 1) Conv2d over
 (T, H*W).
+
+What is fast is measured by benchmarks/convolution.py. On a CPU all of it is oneDNN on channels-last tensors with a
+channels-last weight (billions of multiply-accumulates a second, one thread, 8 frames of 56 px; contiguous in brackets):
+
+                        fp32 forward    both passes     bf16 forward    both passes
+    1 x 3 x 3, 64       53 (39)         53 (48)         110 (96)        106 (97)
+    1 x 1 x 1, 256>64   32 (11)         29 (7)          84 (48)         84 (56)
+    3 x 1 x 1, 64       52 (23)         39 (22)         120 (82)        100 (68)
+    3 x 3 x 3, 64       62 (58)         60 (58)         124 (120)       121 (116)
+
+Folding frames is as fast as a Conv3d, or faster where a clip is small. Folding H and W is not (fp32 32 and 32), and is
+left to other devices.
 """
 
 from __future__ import annotations
@@ -17,21 +29,22 @@ from .depthwise import depthwise_conv3d
 
 
 def fold_frames(x: Tensor) -> Tensor:
-    """(B, C, T, H, W) -> (B*T, C, H, W), a view where `x` is channels-last."""
-    return x.transpose(1, 2).flatten(0, 1)
+    """(B, C, T, H, W) -> (B*T, C, H, W), a view where `x` is channels-last.
+
+    Here and below axes move through (B, T, H, W, C), so that an axis of size 1, which has no bearing on where things
+    lie, has the stride that it has in a new tensor: for any other, torch 2.14 computes wrong gradients in the backward
+    passes of BatchNorm and of grouped convolution in float64.
+    """
+    return x.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def unfold_frames(x: Tensor, batch: int) -> Tensor:
-    """(B*T, C, H, W) -> (B, C, T, H, W), a view where `x` is channels-last.
-
-    Its strides are those of a new tensor even where T is 1, which has no bearing on a stride: BatchNorm's backward pass
-    in torch 2.14 gives wrong gradients for any others.
-    """
+    """(B*T, C, H, W) -> (B, C, T, H, W), a view where `x` is channels-last."""
     return x.permute(0, 2, 3, 1).unflatten(0, (batch, -1)).permute(0, 4, 1, 2, 3)
 
 
 class Conv3d(nn.Conv3d):
-    """torch's Conv3d, computed over frames or over time alone where its kernel allows and that is faster.
+    """torch's Conv3d, computed over frames, or over time alone, where its kernel allows and that is faster.
 
     Weights are channels-last, as the clips are; kernels that get others rearrange them at each call.
     """
@@ -44,22 +57,50 @@ class Conv3d(nn.Conv3d):
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return super()._conv_forward(x, weight, bias)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        (t, kh, kw), (st, sh, sw) = self.kernel_size, self.stride
-        (pt, ph, pw), (dt, dh, dw) = self.padding, self.dilation
-        if t == 1 and pt == 0:
-            frames = fold_frames(x[:, :, ::st] if st > 1 else x)
-            y = F.conv2d(frames, weight.squeeze(2), bias, (sh, sw), (ph, pw), (dh, dw), self.groups)
+        stride, padding, groups = self.stride, self.padding, self.groups
+        depthwise = weight.shape[1] == 1 < groups == self.out_channels
+        if depthwise and bias is None and self.dilation == (1, 1, 1) and self.kernel_size[0] > 1:
+            return depthwise_conv3d(x, weight, stride, padding)  # type: ignore[arg-type]
+        dilation = _dilation(self, x)
+        if self.kernel_size[0] == 1 and padding[0] == 0:
+            frames = fold_frames(x[:, :, :: stride[0]] if stride[0] > 1 else x)
+            y = F.conv2d(frames, weight.squeeze(2), bias, stride[1:], padding[1:], dilation[1:], groups)
             return unfold_frames(y, x.shape[0])
-        if (kh, kw, sh, sw, ph, pw) == (1, 1, 1, 1, 0, 0) and _fold_time(x):
-            y = F.conv2d(x.flatten(3), weight.flatten(3), bias, (st, 1), (pt, 0), (dt, 1), self.groups)
+        over_time = (*self.kernel_size[1:], *stride[1:], *padding[1:]) == (1, 1, 1, 1, 0, 0)
+        if over_time and x.device.type != "cpu":
+            y = F.conv2d(_fold_space(x), weight.flatten(3), bias, (stride[0], 1), (padding[0], 0), dilation[:2], groups)
             return y.permute(0, 2, 3, 1).unflatten(2, x.shape[3:]).permute(0, 4, 1, 2, 3)
-        depthwise = weight.shape[1] == 1 < self.groups == self.out_channels
-        if depthwise and bias is None and (dt, dh, dw) == (1, 1, 1):
-            return depthwise_conv3d(x, weight, self.stride, self.padding)  # type: ignore[arg-type]
-        return super()._conv_forward(x, weight, bias)
+        if _small_alone(x, weight, groups):
+            return torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+        return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
 
 
-def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+def _fold_space(x: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> (B, C, T, H*W), a view where `x` is channels-last."""
+    return x.permute(0, 2, 3, 4, 1).flatten(2, 3).permute(0, 3, 1, 2)
+
+
+def _dilation(conv: nn.Conv3d, x: Tensor) -> tuple[int, ...]:
+    """The dilation, on a CPU 2 along axes where the kernel is 1 and it has no effect.
+
+    For a kernel of 1 x 1 in its last axes torch leaves oneDNN for a kernel of its own, 2 to 4 times slower on
+    channels-last tensors, if it has one thread and less than 16 images, and nothing is strided or dilated.
+    """
+    if x.device.type != "cpu" or x.dtype != torch.float32 or conv.kernel_size[1:] != (1, 1):
+        return conv.dilation
+    return tuple(d if k > 1 else 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+
+
+def _small_alone(x: Tensor, weight: Tensor, groups: int) -> bool:
+    """Whether torch would leave oneDNN for a kernel of its own that is 2 to 17 times slower and not channels-last: it
+    does for one clip of at most 20480 channels times frames times rows, unless the kernel is larger than 3."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.float32 or groups > 1:
+        return False
+    small = x.shape[0] == 1 and x.shape[1] * x.shape[2] * x.shape[3] <= 20480 and min(weight.shape[3:]) <= 3
+    return small and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+
+
+def conv_norm(conv: Any, norm: Any, x: Tensor) -> Tensor:
     """`norm(conv(x))`, on a CPU in evaluation without gradients as one convolution: the norm's scale and shift in its
     weight and bias. That spares a pass over memory, and is the same but for the rounding of the products.
 
@@ -78,21 +119,17 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     return conv._conv_forward(x, weight.to(dtype), shift.to(dtype))
 
 
-def _may_fold(conv: nn.Module, norm: nn.Module, x: Tensor) -> bool:
-    """Nothing will be differentiated, traced or looked at in between, and the norm's statistics are fixed."""
+def _may_fold(conv: Any, norm: Any, x: Tensor) -> bool:
+    """Nothing will be differentiated, traced or looked at in between, the norm's statistics are fixed, and the weight
+    is smaller than what the norm would pass over."""
     if torch.is_grad_enabled() or norm.training or x.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     hooks = (conv._forward_hooks, conv._forward_pre_hooks, norm._forward_hooks, norm._forward_pre_hooks)
-    return not any(hooks) and norm.affine and norm.track_running_stats  # type: ignore[return-value]
+    return not any(hooks) and norm.affine and norm.track_running_stats and conv.weight.numel() < x.numel()
 
 
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _CONVS = (nn.Conv2d, nn.Conv3d, Conv3d)
 
 
-class MaxPool3d(nn.MaxPool3d):
-    """torch's MaxPool3d, computed over frames where it leaves time alone."""
-
-
-def _fold_time(x: Tensor) -> bool:
-    return x.dtype != torch.bfloat16
+MaxPool3d = nn.MaxPool3d  # on channels-last tensors torch's own is the fastest (benchmarks/convolution.py)

@@ -4,7 +4,7 @@ channel alone, with ("ip", interaction-preserved) or without ("ir", interaction-
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -36,7 +36,7 @@ def separate_conv(
         raise ValueError(f"'ir' keeps each channel by itself, so it cannot make {channels} channels of {inputs}")
     if isinstance(conv.padding, str):
         raise ValueError(f"a convolution padded by {conv.padding!r} cannot be separated; give the padding in numbers")
-    here = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+    here: dict[str, Any] = {"device": conv.weight.device, "dtype": conv.weight.dtype}
     depth = Conv3d(
         channels, channels, (t, *conv.kernel_size), (stride_t, *conv.stride), (t // 2, *conv.padding),
         groups=channels, bias=conv.bias is not None, **here,

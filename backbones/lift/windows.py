@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, reduce
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,21 +23,34 @@ from torch import Tensor, nn
 MASKED = -100.0  # what Swin adds to the score of two tokens that only the cyclic shift made neighbours
 
 
+class Padding(NamedTuple):
+    """Windows with more places than there are tokens: which of the ordered tokens stands at each place, slots (W * N);
+    where none does, empty (W * N, 1); and the place of each ordered token, filled (L)."""
+
+    slots: Tensor
+    empty: Tensor
+    filled: Tensor
+
+    def part(self, start: int, stop: int) -> tuple[slice, Padding]:
+        """The places from `start` to before `stop` alone, and which of the ordered tokens are in them."""
+        ends = torch.searchsorted(self.filled, torch.tensor([start, stop], device=self.filled.device)).tolist()
+        empty, within = self.empty[start:stop], slice(*ends)
+        slots = (self.slots[start:stop] - ends[0]).masked_fill(empty[:, 0], 0)
+        return within, Padding(slots, empty, self.filled[within] - start)
+
+
 class Windows(NamedTuple):
     """How the tokens of one grid fall into windows.
 
-    order (L) names the grid's tokens window by window, and places (L) is the way back. Where padding fills windows up,
-    slots (W * N) says which of `order` stands at each place of each window, empty (W * N, 1) where none does, and
-    filled (L) the place of each of `order`; without padding the three are None. masks holds, in the windows' order,
-    how many windows have the same mask (N, N), true where MASKED is to be added to a score, or None. pairs (N, N) is the entry
-    of the table of relative positions that belongs to each two places of a window.
+    order (L) names the grid's tokens window by window, places (L) is the way back, and padding says how they spread
+    over the windows' places, None if they fill them. masks holds, in the windows' order, how many have the same mask
+    (N, N), true where MASKED is to be added to a score, and that mask or None. pairs (N, N) is the entry of the table
+    of relative positions that belongs to each two places of a window.
     """
 
     order: Tensor
     places: Tensor
-    slots: Tensor | None
-    empty: Tensor | None
-    filled: Tensor | None
+    padding: Padding | None
     masks: tuple[tuple[int, Tensor | None], ...]
     pairs: Tensor
 
@@ -49,25 +62,25 @@ class Windows(NamedTuple):
     def part(self, first: int, last: int) -> Windows:
         """The windows from `first` to before `last` alone, to gather from all tokens."""
         start, stop = first * self.size, last * self.size
-        if self.slots is None or self.empty is None or self.filled is None:
+        if self.padding is None:
             return self._replace(order=self.order[start:stop])
-        ends = torch.searchsorted(self.filled, torch.tensor([start, stop], device=self.filled.device)).tolist()
-        slots, filled = self.slots[start:stop] - ends[0], self.filled[ends[0] : ends[1]] - start
-        empty = self.empty[start:stop]
-        return self._replace(
-            order=self.order[ends[0] : ends[1]], slots=slots.masked_fill(empty[:, 0], 0), empty=empty, filled=filled
-        )
+        within, padding = self.padding.part(start, stop)
+        return self._replace(order=self.order[within], padding=padding)
 
     def fill(self, rows: Tensor) -> Tensor:
-        """Tokens in order (B, L, C) -> (B, W, N, C), zero where a window is padded."""
-        if self.slots is not None and self.filled is not None and self.empty is not None:
-            rows = permute(rows, self.slots, self.filled).masked_fill(self.empty, 0)
+        """Ordered tokens (B, L, C) -> (B, W, N, C), zero where a window is padded."""
+        if self.padding is not None:
+            slots, empty, filled = self.padding
+            rows = permute(rows, slots, filled).masked_fill(empty, 0)
         return rows.unflatten(1, (-1, self.size))
 
-    def drain(self, filled: Tensor) -> Tensor:
+    def drain(self, windows: Tensor) -> Tensor:
         """The way back: (B, W, N, C) -> (B, L, C), without the padding."""
-        rows = filled.flatten(1, 2)
-        return rows if self.slots is None else permute(rows, self.filled, self.slots, self.empty)
+        rows = windows.flatten(1, 2)
+        if self.padding is None:
+            return rows
+        slots, empty, filled = self.padding
+        return permute(rows, filled, slots, empty)
 
 
 class _Permute(torch.autograd.Function):
@@ -126,12 +139,19 @@ def relative_offsets(window: Sequence[int]) -> int:
     return math.prod(2 * side - 1 for side in window)
 
 
-def lift_windows(module: nn.Module, frames: int) -> None:
-    """Give a module's window a side in time: `module.window`, and its `relative_position_bias_table` for every frame
-    offset the same, so that time starts as of no importance ("Video Swin Transformer", section 3.3)."""
+class Windowed(Protocol):
+    """A module that attends within windows and learns a table of relative positions."""
+
+    window: tuple[int, ...]
+    relative_position_bias_table: nn.Parameter
+
+
+def lift_windows(module: Windowed, frames: int) -> None:
+    """Give a module's windows a side in time. Its table becomes the same for every offset in time, so that at first
+    time is of no importance ("Video Swin Transformer", section 3.3)."""
     module.window = (frames, *module.window)
-    table: Tensor = module.relative_position_bias_table
-    module.relative_position_bias_table = nn.Parameter(table.detach().repeat(2 * frames - 1, 1))
+    table = module.relative_position_bias_table.detach()
+    module.relative_position_bias_table = nn.Parameter(table.repeat(2 * frames - 1, 1))
 
 
 def resize_table(table: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
@@ -159,11 +179,11 @@ def _windows(
     places, length, axes = math.prod(shape), math.prod(grid), tuple(range(len(grid)))
     back = [-s for s in shift]
     token = torch.arange(length, device=device).view(grid)
-    padding = [size for side, w in zip(grid[::-1], shape[::-1], strict=True) for size in (0, -side % w)]
+    ends = [size for side, w in zip(grid[::-1], shape[::-1], strict=True) for size in (0, -side % w)]
     if pad_last:
-        token = F.pad(token.roll(back, axes), padding, value=length)
+        token = F.pad(token.roll(back, axes), ends, value=length)
     else:
-        token = F.pad(token, padding, value=length).roll(back, axes)
+        token = F.pad(token, ends, value=length).roll(back, axes)
     for axis in reversed(axes):
         token = token.unflatten(axis, (-1, shape[axis]))  # (n1, w1, ..., nr, wr)
     token = token.permute(*(2 * axis for axis in axes), *(2 * axis + 1 for axis in axes))
@@ -175,12 +195,11 @@ def _windows(
     tokens = torch.cat(groups).flatten()
     pairs = relative_positions(window, device)[:places, :places]  # as published, also where H or W shrank
     if len(tokens) == length:
-        return Windows(tokens, _inverse(tokens, length), None, None, None, tuple(masks), pairs)
-    missing = tokens == length
-    filled = missing.to(torch.uint8).argsort(stable=True)[:length]
-    order = tokens[filled]
-    slots = _inverse(filled, len(tokens))
-    return Windows(order, _inverse(order, length), slots, missing[:, None], filled, tuple(masks), pairs)
+        return Windows(tokens, _inverse(tokens, length), None, tuple(masks), pairs)
+    empty = tokens == length
+    filled = empty.to(torch.uint8).argsort(stable=True)[:length]
+    order, padding = tokens[filled], Padding(_inverse(filled, len(tokens)), empty[:, None], filled)
+    return Windows(order, _inverse(order, length), padding, tuple(masks), pairs)
 
 
 def _inverse(index: Tensor, length: int) -> Tensor:

@@ -11,8 +11,6 @@ from tubelet.backbones.lift.conv import Conv3d
 from tubelet.backbones.lift.inflate import TimeSpec, inflate_conv, inflate_weight, inflation
 from tubelet.backbones.lift.walk import first_of, lift
 
-ALL_TIME = {"*conv?": 3, "*.downsample.0": 3, "conv1": 5}
-
 
 def randomised(network: nn.Module) -> nn.Module:
     """No weight or statistic zero or one, and activations of the size of the input, in float64."""
@@ -139,26 +137,24 @@ def test_a_layer_of_unknown_forward_is_named() -> None:
         lift(nn.ModuleDict({"stem": Odd(3, 4, 1)}), inflation({}))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "squeezenet1_0", "regnet_y_400mf"])
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "regnet_x_400mf"])
 def test_any_torchvision_network_sees_a_still_clip_as_its_image(name: str) -> None:
     network = randomised(torchvision.models.get_model(name, num_classes=7))
-    image = torch.randn(2, 3, 65, 50, dtype=torch.float64)
+    image = torch.randn(2, 3, 35, 40, dtype=torch.float64)
     with torch.no_grad():
         expected = network(image)
         report = lift(network, inflation({"*": 3}, "centre"))
         torch.testing.assert_close(network(still(image, 3)), expected, rtol=1e-9, atol=1e-9)
-        assert network(torch.randn(1, 3, 4, 40, 40, dtype=torch.float64)).shape == (1, 7)
+        assert network(torch.randn(1, 3, 4, 32, 32, dtype=torch.float64)).shape == (1, 7)
     assert not report.created
     assert not report.unused
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50d", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["resnet26d", "regnetx_002"])
 def test_any_timm_network_sees_a_still_clip_as_its_image(name: str) -> None:
     timm = pytest.importorskip("timm")
     network = randomised(timm.create_model(name, num_classes=7))
-    if name == "efficientnet_b0":  # its squeeze counts axes from the front
-        network.blocks.apply(lambda module: setattr(module, "se", nn.Identity()) if hasattr(module, "se") else None)
-    image = torch.randn(2, 3, 65, 50, dtype=torch.float64)
+    image = torch.randn(2, 3, 35, 40, dtype=torch.float64)
     with torch.no_grad():
         expected = network(image)
         lift(network, inflation({"*": 3}, "centre"))
@@ -178,25 +174,3 @@ def test_mean_inflation_is_the_image_network_on_interior_frames() -> None:
     for frame in (2, 3):
         torch.testing.assert_close(features[1][:, :, frame], features[0])
     assert not torch.allclose(features[1][:, :, 1], features[0])
-
-
-def test_activations_stay_channels_last_forward_and_backward() -> None:
-    network = randomised(torchvision.models.resnet18()).float().train()
-    lift(network, inflation(ALL_TIME))
-    strays: list[str] = []
-
-    def check(name: str, tensors: tuple[Tensor | None, ...]) -> None:
-        strays.extend(
-            name
-            for x in tensors
-            if x is not None and x.ndim == 5 and not x.is_contiguous(memory_format=torch.channels_last_3d)
-        )
-
-    for name, module in network.named_modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # which torch's hooks on gradients do not allow
-        if isinstance(module, nn.Conv3d | nn.BatchNorm3d | nn.MaxPool3d):
-            module.register_forward_hook(lambda m, i, output, name=name: check(name, (output,)))
-            module.register_full_backward_hook(lambda m, grads, _, name=name: check(f"grad of {name}", grads))
-    network(torch.randn(2, 3, 4, 32, 32)).sum().backward()
-    assert not strays
