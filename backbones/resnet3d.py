@@ -32,11 +32,11 @@ class VideoResNet(ResNet):
             def __init__(self, num_classes, layers=(3, 4, 6, 3), ...):
                 super().__init__(factorisation(...), num_classes=num_classes, block="basic", layers=layers, ...)
 
-    `rule` sees the modules of `ResNet` by their names (conv1, bn1, maxpool, layer1.0.conv1, layer2.0.downsample.0...)
-    and need only replace those that are not its lookout's default: what it returns None for goes to
-    `inflation(schedule)`, by which a layer not in the schedule sees one frame, at stride 1 in time. So a rule that
-    replaces some convolutions is enough, with `schedule` as data for the strides in time of the rest. After the lift
-    all convolutions are initialised anew (`init_weights`), for an inflated random kernel would see no motion.
+    `rule` is asked about every module of the `ResNet` by its name (conv1, bn1, maxpool, layer1.0.conv1,
+    layer2.0.downsample.0, ...). What it has no replacement for is inflated by `schedule`, data that says how much time
+    a layer sees: without an entry one frame, at stride 1. So a rule that replaces some convolutions is enough, with the
+    schedule for the strides in time of the rest. After the lift all convolutions are initialised anew
+    (`init_weights`), for an inflated random kernel would see no motion.
 
     stage_pool: layer1 ends in a max pool over this many frames (1 for none). inflation: how image weights are given
     time by `load_weights`, "mean" over the frames of a kernel or at its "centre".

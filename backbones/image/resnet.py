@@ -101,6 +101,7 @@ class Block(nn.Module):
     """What both blocks share: relu(residual + shortcut), the residual weighed by the attention, if any."""
 
     expansion: int
+    last_norm: str
 
     def __init__(self, channels: int, attention: Attention, drop_path: float) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ class Block(nn.Module):
 class BasicBlock(Block):
     """Two 3 x 3 convolutions, the stride in the first."""
 
-    expansion = 1
+    expansion, last_norm = 1, "bn2"
 
     def __init__(self, inputs: int, planes: int, inner: int, stride: int, groups: int, eps: float, attention: Attention,
                  drop_path: float) -> None:  # fmt: skip
@@ -145,7 +146,7 @@ class BasicBlock(Block):
 class Bottleneck(Block):
     """1 x 1, 3 x 3 and 1 x 1 convolutions, the stride in the second (the form called v1.5)."""
 
-    expansion = 4
+    expansion, last_norm = 4, "bn3"
 
     def __init__(self, inputs: int, planes: int, inner: int, stride: int, groups: int, eps: float, attention: Attention,
                  drop_path: float) -> None:  # fmt: skip
@@ -193,6 +194,11 @@ class ResNet(Model):
         zero_init: bool = False,
     ) -> None:
         super().__init__()
+        for name, value in (("width", width), ("groups", groups), ("stem_stride", stem_stride)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if int(width * width_per_group / 64) < 1:
+            raise ValueError(f"width_per_group {width_per_group} leaves no channel of {width} in a group")
         _check(block, layers, groups, width_per_group, shortcut, stem_kernel, attention)
         kind = BasicBlock if block == "basic" else Bottleneck
         self.conv1 = nn.Conv2d(3, width, stem_kernel, stem_stride, padding=stem_kernel // 2, bias=False)
@@ -228,7 +234,7 @@ class ResNet(Model):
         if self.zero_init:
             for block in self.blocks():
                 if isinstance(block, Block):
-                    nn.init.zeros_((block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight)  # type: ignore
+                    nn.init.zeros_(block.get_parameter(f"{block.last_norm}.weight"))
 
     def blocks(self) -> list[nn.Module]:
         """The blocks of all stages in order."""

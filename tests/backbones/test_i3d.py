@@ -14,7 +14,7 @@ from tubelet.backbones import WeightsError, create_model, load_weights
 from tubelet.backbones.image.inception import MaxPool, same_padding
 
 State = dict[str, Tensor]
-SMALL = {"width": 8, "num_classes": 5}
+SMALL = {"width": 4, "num_classes": 5}
 BLOCKS = dict(zip(("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"),
                   ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c"), strict=True))  # fmt: skip
 STEM = {"conv1": "Conv3d_1a_7x7", "conv2": "Conv3d_2b_1x1", "conv3": "Conv3d_2c_3x3"}
@@ -145,9 +145,9 @@ def test_pools_need_no_padded_copy(sizes: tuple, window: tuple) -> None:
     assert torch.equal(MaxPool(kernel, stride, "same")(x), expected)
 
 
-@pytest.mark.parametrize("shape", [(16, 64, 64), (9, 45, 70), (5, 33, 31), (1, 1, 1), (33, 24, 260)])
+@pytest.mark.parametrize("shape", [(16, 48, 64), (9, 45, 33), (5, 31, 30), (1, 1, 1), (33, 24, 20), (2, 8, 260)])
 def test_it_computes_what_a_plain_network_does(shape: tuple[int, int, int]) -> None:
-    model = random_model(width=4).double()
+    model = random_model().double()
     clip = torch.randn(1, 3, *shape, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(model(clip), plain_i3d(model.state_dict(), clip), rtol=1e-9, atol=1e-9)
@@ -196,7 +196,7 @@ def test_a_still_video_is_its_image_inside_when_inflated_by_the_mean() -> None:
 
 
 def test_time_is_not_symmetric_at_the_start() -> None:
-    kernel = create_model("i3d", width=8).conv1.conv.weight
+    kernel = create_model("i3d", width=4).conv1.conv.weight
     assert not torch.allclose(kernel[:, :, 0], kernel[:, :, 1])
 
 
@@ -227,5 +227,5 @@ def test_the_papers_larger_kernel_and_other_times_are_arguments() -> None:
         assert wide.forward_features(torch.randn(1, 3, 6, 32, 32)).shape[2:] == (3, 1, 1)
     with pytest.raises(WeightsError, match="large_kernel 5, this model has 3"):
         load_weights(random_model(), wide.state_dict())
-    with pytest.raises(WeightsError, match="width 16, this model has 8"):
+    with pytest.raises(WeightsError, match="width 16, this model has 4"):
         load_weights(random_model(), random_model(width=16).state_dict())

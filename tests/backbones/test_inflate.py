@@ -1,6 +1,7 @@
 """Inflation and the walk that lifts: the arithmetic, any image network of torchvision or timm, and a still video."""
 
 import pytest
+import timm
 import torch
 import torchvision
 from hypothesis import given, settings
@@ -152,7 +153,6 @@ def test_any_torchvision_network_sees_a_still_clip_as_its_image(name: str) -> No
 
 @pytest.mark.parametrize("name", ["resnet26d", "regnetx_002"])
 def test_any_timm_network_sees_a_still_clip_as_its_image(name: str) -> None:
-    timm = pytest.importorskip("timm")
     network = randomised(timm.create_model(name, num_classes=7))
     image = torch.randn(2, 3, 35, 40, dtype=torch.float64)
     with torch.no_grad():

@@ -42,7 +42,7 @@ VARIANTS = (
     ("vivit_tiny", {"variant": "factorised_attention"}),
     ("vivit_tiny", {"variant": "factorised_attention", "attention_order": "space_time"}),
     ("vivit_tiny", {"variant": "factorised_heads", "pool": "mean"}),
-    ("xvit_tiny", {"head": "average"}),
+    ("xvit_tiny", {"head": "temporal"}),
     ("xvit_tiny", {"segments": 4}),
     ("uniformer_tiny", {"attention": "split"}),
     ("csn_tiny", {"mode": "ip"}),

@@ -181,6 +181,8 @@ def test_video_weights_do_not_fit_an_image_network() -> None:
         ({"block": "basic", "groups": 2}, "neither groups nor a width"),
         ({"block": "bottle"}, "block must be one of 'basic', 'bottleneck', got 'bottle'"),
         ({"layers": (1, 1, 1)}, "four numbers of blocks"),
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"width_per_group": 0}, "width_per_group 0 leaves no channel of 64"),
         ({"stem_kernel": 6}, "stem_kernel must be odd, got 6"),
         ({"time_kernels": (3, 3)}, "four, one a stage"),
         ({"time_kernels": (3, 2, 3, 3)}, "must be odd"),

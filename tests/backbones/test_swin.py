@@ -151,6 +151,15 @@ def test_gradients_of_a_block(shape: tuple[int, ...], shifted: bool) -> None:
     assert torch.autograd.gradcheck(lambda _: block(x.detach()), table, fast_mode=True)
 
 
+def test_dropout_reaches_the_scores() -> None:
+    model, x = randomised("swin_t", attention_dropout=0.5).train(), noise(2, 3, 12, 12)
+    first = model(x)
+    assert not torch.allclose(first, model(x))
+    first.sum().backward()
+    assert all(block.attn.relative_position_bias_table.grad.any() for block in model.blocks())
+    assert torch.allclose(model.eval()(x), model(x))
+
+
 def test_what_is_kept_for_a_grid_serves_every_mode() -> None:
     model = randomised("video_swin_t")
     x = noise(1, 3, 6, 14, 18)
