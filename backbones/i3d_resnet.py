@@ -28,7 +28,7 @@ _I3D_TIME: dict[str, Any] = {
 }
 _SLOW_TIME: dict[str, Any] = {**_FULL_RATE, "stem_kernel_t": 1, "time_kernels": (1, 1, 3, 3)}
 _C2D_TIME: dict[str, Any] = {**_FULL_RATE, "stem_kernel_t": 1, "time_kernels": (1, 1, 1, 1)}
-_SMALL: dict[str, Any] = {"layers": (1, 1, 1, 1), "width": 16, "stem_pool": False}
+_SMALL: dict[str, Any] = {"layers": (1, 1, 1, 1), "width": 16}
 
 
 def _entry(
@@ -41,7 +41,8 @@ ENTRIES = (
     _entry("i3d_r50", "I3D with ResNet-50, 8 frames of 256 px", _I3D, **_I3D_TIME),
     _entry("slow_r50", "Slow pathway with ResNet-50, 8 frames of 256 px", _SLOW, **_SLOW_TIME),
     _entry("c2d_r50", "ResNet-50 over frames, pooled over time, 8 frames of 256 px", _I3D, stage_pool=2, **_C2D_TIME),
-    _entry("i3d_r50_tiny", "I3D-ResNet for a CPU: 8 frames of 48 px", _I3D, _TINY, 10, **_I3D_TIME, **_SMALL),
+    _entry("i3d_r50_tiny", "I3D-ResNet for a CPU: 8 frames of 48 px", _I3D, _TINY, 10, **_I3D_TIME,
+           **_SMALL | {"width": 12}),
     _entry("slow_r50_tiny", "Slow pathway for a CPU: 8 frames of 48 px", _SLOW, _TINY, 10, **_SLOW_TIME, **_SMALL),
     _entry("c2d_r50_tiny", "C2D for a CPU: blind to the order of its 8 frames of 48 px", _I3D, _TINY, 10, **_C2D_TIME,
            **_SMALL),

@@ -42,6 +42,6 @@ ENTRIES = (
     _entry("r3d_34_hara", "3D ResNet-34 of Hara et al., 16 frames of 112 px", _HARA, _KENSHO, 700, block="basic",
            **_WITH_POOL),
     _entry("r3d_50_hara", "3D ResNet-50 of Hara et al., 16 frames of 112 px", _HARA, _KENSHO, 700, **_WITH_POOL),
-    _entry("r3d_tiny", "3D ResNet for a CPU: 8 frames of 48 px", _TRAN, _TINY, 10, layers=(1, 1, 1, 1), width=16,
+    _entry("r3d_tiny", "3D ResNet for a CPU: 8 frames of 48 px", _TRAN, _TINY, 10, layers=(1, 1, 1, 1), width=8,
            **_BASIC),
 )  # fmt: skip

@@ -117,7 +117,8 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         for passes in ("forward", "both"):
             for shape, outputs, kernel, stride, groups in SHAPES:
-                name = f"{' x '.join(map(str, kernel))}, {shape[1]} > {outputs}, {shape[2]} x {shape[3]}"
+                channels = f"{shape[1]} > {outputs}" if groups == 1 else f"{groups} alone"
+                name = f"{' x '.join(map(str, kernel))}, {channels}, {shape[2]} x {shape[3]}"
                 if options.only in name:
                     padding = tuple(k // 2 for k in kernel)
                     conv = Conv3d(shape[1], outputs, kernel, stride, padding, groups=groups, bias=False).to(dtype)

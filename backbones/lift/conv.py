@@ -4,17 +4,19 @@ Shapes: x (B, C, T, H, W) in channels-last memory, that is (B, T, H, W, C). So f
 into one axis, without a copy: a 1 x k x k kernel is a Conv2d over B*T frames, a t x 1 x 1 kernel a (t, 1) Conv2d over
 (T, H*W).
 
-What is fast is measured by benchmarks/convolution.py. On a CPU all of it is oneDNN on channels-last tensors with a
-channels-last weight (billions of multiply-accumulates a second, one thread, 8 frames of 56 px; contiguous in brackets):
+What is fast is measured by benchmarks/convolution.py. On a CPU it is oneDNN on channels-last tensors with a weight that
+is channels-last too. Billions of multiply-accumulates a second of one thread, 8 frames of 56 px; in brackets torch's
+Conv3d on contiguous and on channels-last tensors:
 
-                        fp32 forward    both passes     bf16 forward    both passes
-    1 x 3 x 3, 64       53 (39)         53 (48)         110 (96)        106 (97)
-    1 x 1 x 1, 256>64   32 (11)         29 (7)          84 (48)         84 (56)
-    3 x 1 x 1, 64       52 (23)         39 (22)         120 (82)        100 (68)
-    3 x 3 x 3, 64       62 (58)         60 (58)         124 (120)       121 (116)
+                             fp32 forward    both passes     bf16 forward    both passes
+    1 x 3 x 3, 64            57 (33, 55)     52 (45, 51)     110 (82, 113)   103 (82, 102)
+    1 x 1 x 1, 256 to 64     47 (15, 16)     44 (17, 13)     81 (19, 83)     79 (31, 82)
+    3 x 1 x 1, 64            54 (21, 19)     44 (20, 18)     109 (52, 111)   96 (52, 97)
+    3 x 3 x 3, 64            62 (55, 63)     58 (55, 58)     126 (112, 126)  119 (110, 119)
+    3 x 3 x 3, 64 alone      30 (6, 20)      14 (2, 3)       44 (11, 44)     26 (1, 1)
 
-Folding frames is as fast as a Conv3d, or faster where a clip is small. Folding H and W is not (fp32 32 and 32), and is
-left to other devices.
+Folding frames keeps small clips with oneDNN too. Folding H and W gains nothing (fp32 51 and 43), and is left to other
+devices, where it is not measured. Max pools are torch's own, which nothing tried here beats.
 """
 
 from __future__ import annotations
