@@ -90,6 +90,8 @@ def _check(
     pairs = [pool for pool in pool_times if isinstance(pool, Sequence) and len(pool) == 2 and min(pool) >= 1]
     if len(pool_times) != 4 or len(pairs) != 4:
         raise ValueError(f"pool_times must be four pairs of a kernel and a stride, got {pool_times!r}")
+    if any(k % 2 == 0 and s == 1 for k, s in pool_times):
+        raise ValueError(f"a pool in pool_times with a stride of 1 must have an odd kernel, got {pool_times!r}")
     if len(avg_pool) != 3 or min(avg_pool) < 1:
         raise ValueError(f"avg_pool must be a window (T, H, W), got {avg_pool!r}")
     if inflation not in ("mean", "centre"):

@@ -142,7 +142,19 @@ def test_pools_need_no_padded_copy(sizes: tuple, window: tuple) -> None:
     x = torch.randn(1, 2, *sizes)
     pads = [n for pair in reversed(same_padding(sizes, kernel, stride)) for n in pair]
     expected = F.max_pool3d(F.pad(x, pads, value=-math.inf), kernel, stride)
-    assert torch.equal(MaxPool(kernel, stride, "same")(x), expected)
+    pool = MaxPool(kernel, stride, "same")
+    with torch.no_grad():
+        assert torch.equal(pool(x), expected)
+    assert torch.equal(pool(x), expected)
+
+
+@given(st.tuples(*[st.integers(3, 12)] * 2), st.sampled_from([((3, 3), (1, 1)), ((3, 3), (2, 2)), ((2, 2), (2, 2))]))
+def test_pools_are_torchs_with_and_without_gradients(sizes: tuple, window: tuple) -> None:
+    pool, x = MaxPool(*window), torch.randn(2, 3, *sizes)
+    with torch.no_grad():
+        values = pool(x)
+    assert torch.equal(values, pool(x))
+    assert torch.equal(values, F.max_pool2d(x, *window, padding=pool.edges(sizes), ceil_mode=True))
 
 
 @pytest.mark.parametrize("shape", [(16, 48, 64), (9, 45, 33), (5, 31, 30), (1, 1, 1), (33, 24, 20), (2, 8, 260)])
@@ -209,6 +221,7 @@ def test_time_is_not_symmetric_at_the_start() -> None:
         ({"stem_time": (2, 2)}, "stem_time must be an odd kernel and a stride"),
         ({"pool_times": (1, 2)}, "pool_times must be four pairs"),
         ({"pool_times": ((1, 1),)}, "pool_times must be four pairs"),
+        ({"pool_times": ((2, 1), (1, 1), (3, 2), (2, 2))}, "must have an odd kernel"),
         ({"avg_pool": (2, 0, 1)}, "avg_pool must be a window"),
         ({"inflation": "copy"}, "inflation must be 'mean' or 'centre'"),
     ],
