@@ -9,7 +9,7 @@ vector = model.embed(clip)              # (B, model.num_features)
 from .cost import count_cost
 from .layouts import LoadReport, WeightsError, recognise
 from .model import ClipSpec, Entry, Model
-from .published import PublishedWeights, clip_spec, fetch, is_published, published_record, published_weights
+from .published import PublishedWeights, clip_spec, fetch, meant_by, published_record, published_weights
 from .registry import UnknownModel, create_model, list_models, model_entry
 from .weight_files import read_weights
 from .weights import count_classes, create_published, load_model, load_weights, save_model
@@ -28,10 +28,10 @@ __all__ = [
     "create_model",
     "create_published",
     "fetch",
-    "is_published",
     "list_models",
     "load_model",
     "load_weights",
+    "meant_by",
     "model_entry",
     "published_record",
     "published_weights",

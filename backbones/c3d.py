@@ -8,16 +8,15 @@ Shapes: B clips (3, T, H, W) of the size the network was built for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from .c3d_weights import C3D_WEIGHTS
 from .image.vgg import PLAN, VGG, init_vgg
-from .lift.conv import MaxPool3d
-from .lift.inflate import TimeSpec, inflation
+from .lift.inflate import How, TimeSpec, inflation
 from .lift.walk import Rule, first_of, lift
-from .model import ClipSpec, Entry
+from .model import GREY, ClipSpec, Entry, tiny_clip
 
 
 class C3D(VGG):
@@ -45,14 +44,12 @@ class C3D(VGG):
         last_padding: int = 1,
         head_dropout: float = 0.5,
         init_std: float = 0.005,
-        inflation: Literal["mean", "centre"] = "mean",
+        inflation: How = "mean",
     ) -> None:
         if len(pool_times) != len(PLAN) or min(pool_times) < 1:
             raise ValueError(f"pool_times must be five numbers of frames, got {pool_times!r}")
         if last_padding not in (0, 1):
             raise ValueError(f"last_padding must be 0 or 1, got {last_padding!r}")
-        if inflation not in ("mean", "centre"):
-            raise ValueError(f"inflation must be 'mean' or 'centre', got {inflation!r}")
         length, side = frames, size
         for times in pool_times:
             length //= times
@@ -63,7 +60,7 @@ class C3D(VGG):
             )
         super().__init__(num_classes, width, hidden, bn, norm_eps, head_dropout, init_std, grid=(length, side, side))
         self.inflation, self.frames, self.size = inflation, frames, size
-        lift(self, _rule([end - 1 for _, end in self.levels], pool_times, last_padding))
+        lift(self, _rule([end - 1 for _, end in self.levels], pool_times, last_padding, inflation))
         for module in self.features:  # an own random start for each moment, where the lift copied the image's
             init_vgg(module, init_std)
 
@@ -82,16 +79,16 @@ class C3D(VGG):
         return self.classifier(self.forward_features(clip).flatten(1))
 
 
-def _rule(pools: Sequence[int], pool_times: Sequence[int], last_padding: int) -> Rule:
+def _rule(pools: Sequence[int], pool_times: Sequence[int], last_padding: int, how: How) -> Rule:
     times = {f"features.{i}": times for i, times in zip(pools, pool_times, strict=True)}
 
     def rule(name: str, module: nn.Module) -> nn.Module | None:
         if name not in times:
             return None
         edge = last_padding if name == f"features.{pools[-1]}" else 0
-        return MaxPool3d((times[name], 2, 2), padding=(0, edge, edge))
+        return nn.MaxPool3d((times[name], 2, 2), padding=(0, edge, edge))
 
-    return first_of(rule, inflation({"features.*": TimeSpec(3)}))
+    return first_of(rule, inflation({"features.*": TimeSpec(3)}, how))
 
 
 _PAPER = "Tran et al., Learning Spatiotemporal Features with 3D Convolutional Networks, ICCV 2015 (arXiv:1412.0767)"
@@ -108,7 +105,7 @@ ENTRIES = (
     _entry("c3d", "C3D: VGG-11 inflated, 16 frames of 112 px", ClipSpec(16, 1, 112, _MEAN, _STD, (10, 1), "dense")),
     _entry(
         "c3d_tiny", "C3D for a CPU: 8 frames of 48 px, learns motion in a few hundred steps",
-        ClipSpec(8, 2, 48, (0.45, 0.45, 0.45), (0.225, 0.225, 0.225), (1, 3), "dense"),
+        tiny_clip(GREY),
         num_classes=10, width=6, hidden=64, pool_times=(1, 2, 2, 2, 1), head_dropout=0.0, init_std=0.1,
     ),
 )  # fmt: skip

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from .i3d_weights import inflate_kernels
 from .image.vgg_weights import VGG_LAYOUTS, vgg_traits
 from .layouts import Layout, LoadReport, State, WeightRules, renamer
+from .lift_weights import inflate_kernels
 
 if TYPE_CHECKING:
     from .c3d import C3D

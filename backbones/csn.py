@@ -15,7 +15,7 @@ from .csn_weights import CSN_WEIGHTS
 from .lift.inflate import TimeSpec
 from .lift.separate import separate_conv
 from .lift.walk import Rule
-from .model import ClipSpec, Entry
+from .model import KINETICS, ClipSpec, Entry, tiny_clip
 from .resnet3d import VideoResNet, block_schedule
 
 
@@ -71,12 +71,11 @@ def separation(schedule: dict[str, TimeSpec], mode: Literal["ip", "ir"], norm_ep
 
 
 _PAPER = "Tran et al., Video Classification with Channel-Separated Convolutional Networks, ICCV 2019 (arXiv:1904.02811)"
-_MEAN, _STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 _DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def _entry(mode: str, depth: int) -> Entry:
-    clip = ClipSpec(32, 2, 256, _MEAN, _STD, views=(10, 3), sampling="dense")
+    clip = ClipSpec(32, 2, 256, views=(10, 3), sampling="dense", **KINETICS)
     defaults = {"num_classes": 400, "mode": mode, "layers": _DEPTHS[depth]}
     return Entry(f"{mode}_csn_{depth}", f"{mode}-CSN-{depth}, 32 frames of 256 px", _PAPER, clip, CSN, defaults)
 
@@ -87,6 +86,6 @@ ENTRIES = (
     *(_entry(mode, depth) for mode in ("ip", "ir") for depth in _DEPTHS),
     Entry(
         "csn_tiny", "CSN for a CPU: 8 frames of 48 px; mode 'ip' or 'ir'", _PAPER,
-        ClipSpec(8, 2, 48, _MEAN, _STD, views=(1, 3), sampling="dense"), CSN, _TINY,
+        tiny_clip(KINETICS), CSN, _TINY,
     ),
 )  # fmt: skip

@@ -10,7 +10,7 @@ Shapes: B clips (3, T, H, W); a feature map is (B, C, T', H', W').
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from .i3d_weights import I3D_WEIGHTS
 from .image.inception import GoogLeNet, MaxPool, Padding
 from .lift.conv import fold_frames
-from .lift.inflate import TimeSpec, inflation
+from .lift.inflate import How, TimeSpec, inflation
 from .lift.walk import Rule, first_of, lift
-from .model import ClipSpec, Entry
+from .model import HALF, ClipSpec, Entry
 
 
 class I3D(GoogLeNet):
@@ -47,12 +47,12 @@ class I3D(GoogLeNet):
         norm_eps: float = 1e-3,
         head_dropout: float = 0.5,
         init_std: float = 0.01,
-        inflation: Literal["mean", "centre"] = "mean",
+        inflation: How = "mean",
     ) -> None:
-        _check(stem_time, pool_times, avg_pool, inflation)
+        _check(stem_time, pool_times, avg_pool)
         super().__init__(num_classes, width, large_kernel, padding, norm_eps, head_dropout, init_std)
         self.avg_pool, self.inflation = tuple(avg_pool), inflation
-        lift(self, _rule(stem_time, pool_times, padding))
+        lift(self, _rule(stem_time, pool_times, padding, inflation))
         self.init_weights()  # an own random start for each moment, where the lift copied the image's
 
     def embed(self, clip: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class I3D(GoogLeNet):
         return F.avg_pool1d(frames.unflatten(0, (x.shape[0], -1)).transpose(1, 2), t, stride=1).mean(2)
 
 
-def _rule(stem_time: Sequence[int], pool_times: Sequence[Sequence[int]], padding: Padding) -> Rule:
+def _rule(stem_time: Sequence[int], pool_times: Sequence[Sequence[int]], padding: Padding, how: How) -> Rule:
     kernel, stride = stem_time
     pads_itself = padding == "same" and stride > 1
 
@@ -79,12 +79,10 @@ def _rule(stem_time: Sequence[int], pool_times: Sequence[Sequence[int]], padding
         k, s = pool_times[int(name.removeprefix("maxpool")) - 1] if between else (module.kernel[0], module.stride[0])
         return MaxPool((k, *module.kernel), (s, *module.stride), padding)
 
-    return first_of(pools, inflation(time))
+    return first_of(pools, inflation(time, how))
 
 
-def _check(
-    stem_time: Sequence[int], pool_times: Sequence[Sequence[int]], avg_pool: Sequence[int], inflation: str
-) -> None:
+def _check(stem_time: Sequence[int], pool_times: Sequence[Sequence[int]], avg_pool: Sequence[int]) -> None:
     if len(stem_time) != 2 or min(stem_time) < 1 or stem_time[0] % 2 == 0:
         raise ValueError(f"stem_time must be an odd kernel and a stride, got {stem_time!r}")
     pairs = [pool for pool in pool_times if isinstance(pool, Sequence) and len(pool) == 2 and min(pool) >= 1]
@@ -94,16 +92,13 @@ def _check(
         raise ValueError(f"a pool in pool_times with a stride of 1 must have an odd kernel, got {pool_times!r}")
     if len(avg_pool) != 3 or min(avg_pool) < 1:
         raise ValueError(f"avg_pool must be a window (T, H, W), got {avg_pool!r}")
-    if inflation not in ("mean", "centre"):
-        raise ValueError(f"inflation must be 'mean' or 'centre', got {inflation!r}")
 
 
 _PAPER = "Carreira & Zisserman, Quo Vadis, Action Recognition?, CVPR 2017 (arXiv:1705.07750)"
-_HALF = (0.5, 0.5, 0.5)  # pixels from -1 to 1
 
 
 def _entry(name: str, summary: str, frames: int, stride: int, size: int, **defaults: object) -> Entry:
-    clip = ClipSpec(frames, stride, size, mean=_HALF, std=_HALF, views=(1, 1), sampling="dense")
+    clip = ClipSpec(frames, stride, size, views=(1, 1), sampling="dense", **HALF)
     return Entry(name, summary, _PAPER, clip, I3D, {"num_classes": 400, **defaults})
 
 

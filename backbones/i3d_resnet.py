@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .model import ClipSpec, Entry
+from .model import GREY, ClipSpec, Entry, tiny_clip
 from .resnet3d import InflatedResNet
 
 _I3D = "Wang et al., Non-local Neural Networks, CVPR 2018 (arXiv:1711.07971), after arXiv:1705.07750"
 _SLOW = "Feichtenhofer et al., SlowFast Networks for Video Recognition, ICCV 2019 (arXiv:1812.03982)"
-_GREY, _SPREAD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
-_CLIP = ClipSpec(8, 8, 256, _GREY, _SPREAD, views=(10, 3), sampling="dense")
-_TINY = ClipSpec(8, 2, 48, _GREY, _SPREAD, views=(1, 3), sampling="dense")
+_CLIP = ClipSpec(8, 8, 256, views=(10, 3), sampling="dense", **GREY)
+_TINY = tiny_clip(GREY)
 
 _FULL_RATE: dict[str, Any] = {"time_strides": (1, 1, 1, 1), "time_in": "first"}
 _I3D_TIME: dict[str, Any] = {

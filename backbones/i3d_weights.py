@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .image.inception_weights import INCEPTION_LAYOUTS, drop_auxiliary, inception_traits
 from .layouts import Layout, LoadReport, State, WeightRules, renamer
-from .lift.inflate import How, inflate_weight
+from .lift_weights import inflate_kernels
 
 _BLOCKS = (
     (r"^(backbone\.)?[Cc]onv3d_1a_7x7\.", "conv1."),
@@ -100,16 +100,6 @@ def i3d_traits(state: Mapping[str, Tensor]) -> dict[str, object]:
     if stem is not None and stem.ndim == 5:
         traits["kernel in stem_time"] = stem.shape[2]
     return traits
-
-
-def inflate_kernels(state: State, own: Mapping[str, Tensor], how: How, report: LoadReport) -> None:
-    """Give time to the image kernels among `state`, as many frames as the model's own have."""
-    for key, value in state.items():
-        target = own.get(key)
-        if value.ndim == 4 and target is not None and target.ndim == 5:
-            t = target.shape[2]
-            state[key] = inflate_weight(value, t, how)
-            report.inflated[key] = f"{how} over {t} frames" if t > 1 else "one frame, as it stands"
 
 
 def fit_i3d(model: nn.Module, state: State, report: LoadReport) -> State:

@@ -86,6 +86,11 @@ class WeightRules:
     traits: Callable[[Mapping[str, Tensor]], dict[str, object]]
 
 
+def as_it_is(model: nn.Module, state: State, report: LoadReport) -> State:
+    """The `fit` of a family whose weights need nothing but our names."""
+    return state
+
+
 def renamer(*rules: tuple[str, str]) -> Callable[[State], State]:
     """A conversion that applies each (pattern, replacement) to every key, in order."""
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,19 @@ from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from .layouts import WeightRules
+
+
+class Normalisation(TypedDict):
+    """Mean and spread of each channel, of pixels from 0 to 1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+KINETICS = Normalisation(mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989))  # torchvision, VMZ
+GREY = Normalisation(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))  # PySlowFast and what came of it
+HALF = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # pixels from -1 to 1
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,16 @@ class ClipSpec:
     std: tuple[float, float, float]
     views: tuple[int, int]
     sampling: Literal["dense", "segments"]
+
+
+def image_clip(normalisation: Normalisation) -> ClipSpec:
+    """The input of the image networks: one picture of 224 pixels."""
+    return ClipSpec(frames=1, stride=1, size=224, views=(1, 1), sampling="dense", **normalisation)
+
+
+def tiny_clip(normalisation: Normalisation) -> ClipSpec:
+    """The input of every `*_tiny`, which the demo set is made for."""
+    return ClipSpec(frames=8, stride=2, size=48, views=(1, 3), sampling="dense", **normalisation)
 
 
 class Model(nn.Module, ABC):

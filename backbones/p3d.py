@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from .image.resnet import Bottleneck
-from .lift.conv import MaxPool3d, conv_norm
+from .lift.conv import conv_norm
 from .lift.pseudo3d import pseudo3d_conv
 from .lift.walk import Rule
-from .model import ClipSpec, Entry
+from .model import IMAGENET, ClipSpec, Entry
 from .p3d_weights import P3D_WEIGHTS
 from .resnet3d import VideoResNet
 
@@ -66,7 +66,7 @@ class P3D(VideoResNet):
             stem_kernel=stem_kernel, norm_eps=norm_eps, head_dropout=head_dropout, drop_path=drop_path,
             zero_init=zero_init,
         )  # fmt: skip
-        self.time_pool = MaxPool3d((2, 1, 1), ceil_mode=form == "caffe")
+        self.time_pool = nn.MaxPool3d((2, 1, 1), ceil_mode=form == "caffe")
         self.smallest, self._shortest = (3, 1) if form == "caffe" else (1, 16)
 
     def forward_features(self, image: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def pseudo3d(kinds: Sequence[str], layers: Sequence[int], form: Form, t: int, c_
 
     def rule(name: str, module: nn.Module) -> nn.Module | None:
         if name == "maxpool":
-            return MaxPool3d((2, 3, 3), 2, 0 if form == "caffe" else (0, 1, 1), ceil_mode=form == "caffe")
+            return nn.MaxPool3d((2, 3, 3), 2, 0 if form == "caffe" else (0, 1, 1), ceil_mode=form == "caffe")
         if isinstance(module, Bottleneck):
             stage, index = map(int, name.removeprefix("layer").split("."))
             if index == 0:
@@ -112,8 +112,7 @@ _PAPER = (
 
 
 def _entry(name: str, summary: str, clip: tuple[int, int, int], views: tuple[int, int], **defaults: object) -> Entry:
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    spec = ClipSpec(*clip, mean, std, views, sampling="dense")
+    spec = ClipSpec(*clip, views=views, sampling="dense", **IMAGENET)
     return Entry(name, summary, _PAPER, spec, P3D, {"num_classes": 400, **defaults})
 
 

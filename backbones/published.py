@@ -62,9 +62,10 @@ def published_weights(model: str | None = None) -> list[PublishedWeights]:
     return [record for record in _records().values() if model is None or fnmatch.fnmatch(record.model, model)]
 
 
-def is_published(name: str) -> bool:
-    """Whether there is a record of this id."""
-    return name in _records()
+def meant_by(source: object) -> PublishedWeights | None:
+    """The record whose id `source` is; None where a file or folder of that name exists, which comes first."""
+    name = str(source)
+    return _records().get(name) if not Path(name).exists() else None
 
 
 def nearest_published(name: str) -> str:

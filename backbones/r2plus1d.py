@@ -7,6 +7,7 @@ Shapes are those of VideoResNet (resnet3d.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 from torch import nn
@@ -16,7 +17,7 @@ from .lift.factorise import factorise_conv
 from .lift.factorise import midplanes as most_midplanes
 from .lift.inflate import TimeSpec
 from .lift.walk import Rule
-from .model import ClipSpec, Entry
+from .model import GREY, KINETICS, ClipSpec, Entry, tiny_clip
 from .r2plus1d_weights import R2PLUS1D_WEIGHTS
 from .resnet3d import VideoResNet, block_schedule
 
@@ -134,7 +135,7 @@ def _set_stride(name: str, block: BasicBlock | Bottleneck, strides: Sequence[int
 _PAPER = (
     "Tran et al., A Closer Look at Spatiotemporal Convolutions for Action Recognition, CVPR 2018 (arXiv:1711.11248)"
 )
-_MEAN, _STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+_CLIP = ClipSpec(16, 2, 112, views=(5, 1), sampling="dense", **KINETICS)
 
 
 def _entry(name: str, summary: str, clip: ClipSpec, **defaults: object) -> Entry:
@@ -142,13 +143,12 @@ def _entry(name: str, summary: str, clip: ClipSpec, **defaults: object) -> Entry
 
 
 ENTRIES = (
-    _entry("r2plus1d_18", "R(2+1)D-18, 16 frames of 112 px", ClipSpec(16, 2, 112, _MEAN, _STD, (5, 1), "dense")),
-    _entry("r2plus1d_34", "R(2+1)D-34, 16 frames of 112 px", ClipSpec(16, 2, 112, _MEAN, _STD, (10, 1), "dense"),
-           layers=(3, 4, 6, 3)),
+    _entry("r2plus1d_18", "R(2+1)D-18, 16 frames of 112 px", _CLIP),
+    _entry("r2plus1d_34", "R(2+1)D-34, 16 frames of 112 px", replace(_CLIP, views=(10, 1)), layers=(3, 4, 6, 3)),
     _entry("r2plus1d_50", "R(2+1)D-50 as PyTorchVideo has it, time first, 16 frames of 256 px",
-           ClipSpec(16, 4, 256, (0.45,) * 3, (0.225,) * 3, (10, 3), "dense"), block="bottleneck", layers=(3, 4, 6, 3),
+           ClipSpec(16, 4, 256, views=(10, 3), sampling="dense", **GREY), block="bottleneck", layers=(3, 4, 6, 3),
            midplanes="same", first="time", spatial_strides=(2, 2, 2, 2), time_strides=(1, 1, 2, 2), stem_mid=None,
            head_dropout=0.5),
-    _entry("r2plus1d_tiny", "R(2+1)D for a CPU: 8 frames of 48 px", ClipSpec(8, 2, 48, _MEAN, _STD, (1, 3), "dense"),
+    _entry("r2plus1d_tiny", "R(2+1)D for a CPU: 8 frames of 48 px", tiny_clip(KINETICS),
            num_classes=10, layers=(1, 1, 1, 1), width=16, stem_mid=12, stem_kernel=5, stem_pool=True),
 )  # fmt: skip

@@ -8,20 +8,17 @@ space. Time is halved at the entrance of each later stage. MC3 has time in its f
 
 from __future__ import annotations
 
-from .model import ClipSpec, Entry
+from .model import KINETICS, ClipSpec, Entry, tiny_clip
 from .resnet3d import InflatedResNet
 
 _TRAN = "Tran et al., A Closer Look at Spatiotemporal Convolutions, CVPR 2018 (arXiv:1711.11248)"
 _HARA = "Hara et al., Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs?, CVPR 2018 (arXiv:1711.09577)"
-_TV = ClipSpec(
-    frames=16, stride=2, size=112, mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989), views=(5, 1),
-    sampling="dense",
-)  # fmt: skip
+_TV = ClipSpec(16, 2, 112, views=(5, 1), sampling="dense", **KINETICS)
 _KENSHO = ClipSpec(
     frames=16, stride=1, size=112, mean=(0.4345, 0.4051, 0.3775), std=(0.2768, 0.2713, 0.2737), views=(10, 1),
     sampling="dense",
 )  # fmt: skip
-_TINY = ClipSpec(8, 2, 48, mean=_TV.mean, std=_TV.std, views=(1, 3), sampling="dense")
+_TINY = tiny_clip(KINETICS)
 _BASIC = {"block": "basic", "stem_pool": False}
 _MC3 = {**_BASIC, "time_kernels": (3, 1, 1, 1), "time_strides": (1, 1, 1, 1)}
 _WITH_POOL = {"stem_kernel_t": 7, "pool_kernel_t": 3, "pool_stride_t": 2}

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from .image.resnet import Attention, ResNet, ZeroShortcut
-from .lift.conv import MaxPool3d
 from .lift.inflate import TimeSpec, inflation
 from .lift.walk import Rule, first_of, lift
 from .resnet3d_weights import RESNET3D_WEIGHTS
@@ -54,17 +53,15 @@ class VideoResNet(ResNet):
         **image: Any,
     ) -> None:
         super().__init__(**image)
-        if inflation_how not in ("mean", "centre"):
-            raise ValueError(f"inflation must be 'mean' or 'centre', got {inflation_how!r}")
         self.inflation = inflation_how
         schedule = schedule or {}
-        inflate = first_of(shortcuts_in_time(schedule), inflation(schedule))
+        inflate = first_of(shortcuts_in_time(schedule), inflation(schedule, inflation_how))
         lift(self, inflate if rule is None else first_of(rule, inflate))
         stem, pool = schedule.get("conv1", TimeSpec()), schedule.get("maxpool", TimeSpec())
         if stage_pool < 1:
             raise ValueError(f"stage_pool must be at least 1, got {stage_pool}")
         if stage_pool > 1:
-            self.get_submodule("layer1").append(MaxPool3d((stage_pool, 1, 1)))  # type: ignore[operator]
+            self.get_submodule("layer1").append(nn.MaxPool3d((stage_pool, 1, 1)))  # type: ignore[operator]
         self._shortest = (stage_pool - 1) * stem.stride * pool.stride + 1
         self.init_weights()
         nn.init.normal_(self.head.weight, std=0.01)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from .image.resnet_weights import RESNET_LAYOUTS, resnet_traits
 from .layouts import Layout, LoadReport, State, WeightRules, renamer
-from .lift.inflate import inflate_weight
+from .lift.inflate import How
+from .lift_weights import inflate_kernels
 
 Renames = Sequence[tuple[str, str]]
 
@@ -112,23 +113,19 @@ def fit_resnet3d(model: nn.Module, state: State, report: LoadReport) -> State:
     return inflate_state(state, model.state_dict(), getattr(model, "inflation", "mean"), report)
 
 
-def inflate_state(state: State, own: Mapping[str, Tensor], how: str, report: LoadReport) -> State:
+def inflate_state(state: State, own: Mapping[str, Tensor], how: How, report: LoadReport) -> State:
     """Image weights under our names, as far as the video network `own` has a use for them.
 
     A kernel whose channels agree is inflated. One that the lift has replaced by something else is dropped, together
     with the norm after it, whose statistics it made; the report names each, and what is new.
     """
-    fitted: State = {}
+    fitted = dict(state)
+    alike = {key: own[key] for key in state if key in own and own[key].shape[:2] == state[key].shape[:2]}
+    inflate_kernels(fitted, alike, how, report)
     for key, value in state.items():
-        target = own.get(key)
-        if value.ndim == 4 and target is not None and target.ndim == 5 and target.shape[:2] == value.shape[:2]:
-            fitted[key] = inflate_weight(value, target.shape[2], how)  # type: ignore[arg-type]
-            over = f"{how} over {target.shape[2]} frames" if target.shape[2] > 1 else "one frame, as it stands"
-            report.inflated[key] = over
-        elif value.ndim == 4 and (here := _replacement(key, value, target, own)):
+        if fitted[key].ndim == 4 and (here := _replacement(key, value, own.get(key), own)):
             report.dropped[key] = f"{tuple(value.shape)} has no counterpart: here it is {here}"
-        else:
-            fitted[key] = value
+            del fitted[key]
     for norm, conv in [(_norm_after(key), key) for key in report.dropped]:
         for key in [key for key in fitted if key.startswith(norm)]:
             del fitted[key]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .image.vit import ViT, drop_path_rates, init_linear
 from .lift.divided import DividedBlock
 from .lift.resize import nearest_grid, nearest_sequence
-from .model import ClipSpec, Entry, Model
+from .model import GREY, ClipSpec, Entry, Model
 from .timesformer_weights import TIMESFORMER_WEIGHTS
 
 
@@ -144,8 +144,7 @@ _PAPER = "Bertasius et al., Is Space-Time Attention All You Need for Video Under
 
 
 def _entry(name: str, summary: str, frames: int, stride: int, size: int, **defaults: object) -> Entry:
-    grey, spread = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
-    clip = ClipSpec(frames, stride, size, mean=grey, std=spread, views=(1, 3), sampling="dense")
+    clip = ClipSpec(frames, stride, size, views=(1, 3), sampling="dense", **GREY)
     return Entry(name, summary, _PAPER, clip, TimeSformer, {"num_classes": 400, **defaults})
 
 

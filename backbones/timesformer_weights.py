@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .image.vit_weights import VIT_LAYOUTS, fit_class_token, vit_traits
 from .layouts import Layout, LoadReport, State, WeightRules, renamer
 from .lift.resize import nearest_sequence
+from .lift_weights import start_time_from_space
 
 if TYPE_CHECKING:
     from .timesformer import TimeSformer
@@ -93,7 +94,7 @@ def fit_timesformer(model: nn.Module, state: State, report: LoadReport) -> State
         state = fit_class_token(state, timesformer.pos_embed, report)
     _resize(timesformer, state, report)
     if timesformer.attention == "divided" and not any(".temporal_" in key for key in state):
-        _start_time_from_space(state, report)
+        start_time_from_space(state, (".attn.", ".norm1."), report)
         report.initialised += [key for key in model.state_dict() if ".temporal_fc." in key]
     if timesformer.time_embed is not None and "time_embed" not in state:
         report.initialised.append("time_embed")
@@ -108,14 +109,6 @@ def _resize(model: TimeSformer, state: State, report: LoadReport) -> None:
             continue
         state[name] = nearest_sequence(have, target.shape[1] - prefix, prefix)
         report.resized[name] = f"{have.shape[1]} -> {target.shape[1]} entries, nearest along the sequence as published"
-
-
-def _start_time_from_space(state: State, report: LoadReport) -> None:
-    """Attention over time starts as the attention over space, as published."""
-    for key in [key for key in state if ".attn." in key or ".norm1." in key]:
-        twin = key.replace(".attn.", ".temporal_attn.").replace(".norm1.", ".temporal_norm1.")
-        state[twin] = state[key].clone()
-        report.copied[twin] = f"from {key}"
 
 
 TIMESFORMER_WEIGHTS = WeightRules(LAYOUTS, fit_timesformer, timesformer_traits)

@@ -17,7 +17,7 @@ from .image.uniformer import ImageUniFormer
 from .lift.inflate import TimeSpec, inflation
 from .lift.relation import local_relation, split_relation
 from .lift.walk import first_of, lift
-from .model import ClipSpec, Entry
+from .model import GREY, ClipSpec, Entry
 from .uniformer_weights import UNIFORMER_WEIGHTS
 
 
@@ -84,8 +84,7 @@ _PAPER = (
 
 
 def _entry(name: str, summary: str, frames: int, stride: int, size: int, **defaults: object) -> Entry:
-    grey, spread = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
-    clip = ClipSpec(frames, stride, size, mean=grey, std=spread, views=(4, 1), sampling="dense")
+    clip = ClipSpec(frames, stride, size, views=(4, 1), sampling="dense", **GREY)
     return Entry(name, summary, _PAPER, clip, UniFormer, {"num_classes": 400, **defaults})
 
 

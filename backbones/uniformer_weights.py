@@ -20,7 +20,7 @@ from .image.uniformer_weights import (
     uniformer_image_traits,
 )
 from .layouts import Layout, LoadReport, State, WeightRules
-from .lift.inflate import inflate_weight
+from .lift_weights import inflate_kernels
 
 if TYPE_CHECKING:
     from .uniformer import UniFormer
@@ -43,11 +43,7 @@ def fit_uniformer(model: nn.Module, state: State, report: LoadReport) -> State:
             f"MMAction2 computes its blocks' LayerNorms with eps 1e-5, this model with {uniformer.norm_eps:g}, as the "
             "weights were trained; norm_eps=1e-5 gives the numbers of MMAction2"
         )
-    for key, value in state.items():
-        frames = own[key].shape[2] if key in own and own[key].ndim == 5 and value.ndim == 4 else 0
-        if frames:
-            state[key] = inflate_weight(value, frames)
-            report.inflated[key] = f"mean over {frames} frames" if frames > 1 else "one frame, as it stands"
+    inflate_kernels(state, own, "mean", report)
     if uniformer.attention == "split" and not any(".t_attn." in key for key in state):
         report.initialised += [key for key in own if ".t_attn." in key or ".t_norm." in key]
     return state

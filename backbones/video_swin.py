@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .image.swin import IMAGENET, SIZES, PatchEmbed, Swin, sides
+from .image.swin import SIZES, PatchEmbed, Swin, sides
 from .lift.windows import lift_windows
-from .model import ClipSpec, Entry
+from .model import IMAGENET, ClipSpec, Entry, tiny_clip
 from .video_swin_weights import VIDEO_SWIN_WEIGHTS
 
 
@@ -71,7 +71,7 @@ ENTRIES = (
     *(_entry(letter, rate) for letter, rate in (("t", 0.1), ("s", 0.2), ("b", 0.3), ("l", 0.3))),
     Entry(
         "video_swin_tiny", "Video Swin for a CPU: 8 frames of 48 px, learns motion in a few hundred steps", _PAPER,
-        ClipSpec(frames=8, stride=2, size=48, views=(1, 3), sampling="dense", **IMAGENET), VideoSwin,
+        tiny_clip(IMAGENET), VideoSwin,
         {"num_classes": 10, "patch": (2, 6, 6), "dim": 48, "depths": (2, 2), "heads": (2, 4), "window": (4, 4, 4),
          "head_dropout": 0.0, "drop_path": 0.0, "init_std": 0.12, "bias_std": 0.5},
     ),

@@ -18,6 +18,7 @@ from .image.swin_weights import (
     tables,
 )
 from .layouts import Layout, LoadReport, State, WeightRules, renamer
+from .lift.inflate import inflate_weight
 from .lift.windows import relative_offsets, resize_table
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def fit_video_swin(model: nn.Module, state: State, report: LoadReport) -> State:
             report.resized[name] = f"from window {old} to {window}, {' and '.join(how)}"
     if proj is not None and image:
         frames = swin.patch_embed.proj.kernel_size[0]
-        state["patch_embed.proj.weight"] = proj.unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
+        state["patch_embed.proj.weight"] = inflate_weight(proj, frames)
         report.inflated["patch_embed.proj.weight"] = f"repeated over {frames} frames and divided by {frames}"
     return state
 

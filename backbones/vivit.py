@@ -22,7 +22,7 @@ from .lift.factorised import FactorisedBlock, FactorisedHeads, Order
 from .lift.inflate import How
 from .lift.resize import linear_grid
 from .lift.tubelets import TubeletEmbed
-from .model import ClipSpec, Entry, Model
+from .model import HALF, ClipSpec, Entry, Model
 from .vivit_weights import VIVIT_WEIGHTS
 
 Variant = Literal["joint", "factorised_encoder", "factorised_attention", "factorised_heads"]
@@ -200,8 +200,7 @@ _PAPER = "Arnab et al., ViViT: A Video Vision Transformer, ICCV 2021 (arXiv:2103
 
 
 def _entry(name: str, summary: str, frames: int = 32, size: int = 224, **defaults: object) -> Entry:
-    half = (0.5, 0.5, 0.5)  # pixels from -1 to 1
-    clip = ClipSpec(frames, 2, size, mean=half, std=half, views=(4, 3), sampling="dense")
+    clip = ClipSpec(frames, 2, size, views=(4, 3), sampling="dense", **HALF)
     return Entry(name, summary, _PAPER, clip, ViViT, {"num_classes": 400, **defaults})
 
 

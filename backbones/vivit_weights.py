@@ -19,6 +19,7 @@ from .image.vit_weights import VIT_LAYOUTS, as_plain, from_flax, join_qkv, vit_t
 from .layouts import Layout, LoadReport, State, WeightRules, renamer
 from .lift.inflate import inflate_weight
 from .lift.resize import linear_grid
+from .lift_weights import start_time_from_space
 
 if TYPE_CHECKING:
     from .vivit import ViViT
@@ -133,10 +134,7 @@ def _from_image_vit(model: ViViT, state: State, report: LoadReport) -> State:
     elif "cls_token" not in state:
         report.initialised.append("cls_token")
     if model.variant == "factorised_attention":
-        for key in [key for key in state if re.search(r"\.(norm1|attn\.qkv)\.", key)]:
-            twin = key.replace(".attn.", ".temporal_attn.").replace(".norm1.", ".temporal_norm1.")
-            state[twin] = state[key].clone()
-            report.copied[twin] = f"from {key}"
+        start_time_from_space(state, (".norm1.", ".attn.qkv."), report)
         last = {key: value for key, value in model.state_dict().items() if ".temporal_attn.proj." in key}
         state |= {key: torch.zeros_like(value) for key, value in last.items()}
         report.initialised += last

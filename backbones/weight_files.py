@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from .layouts import State, WeightsError
-from .published import fetch, is_published, nearest_published
+from .published import fetch, meant_by, nearest_published
 from .weight_trees import read_arrays, read_tree
 
 _WRAPPERS = ("model_state", "state_dict", "model_state_dict", "model", "module")
@@ -43,8 +43,8 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> tuple[State, str]:
     if isinstance(source, Mapping):
         return _unwrap(source, "the given state dict")[0], "state dict"
     path = Path(source)
-    if not path.exists() and is_published(str(source)):
-        path = fetch(str(source))
+    if record := meant_by(source):
+        path = fetch(record)
     try:
         content = _read_folder(path) if path.is_dir() else _read(path)
     except FileNotFoundError as error:

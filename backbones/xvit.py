@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .image.vit import Attention, Block, Mlp, ViT, drop_path_rates, init_linear
 from .lift.shift import ShiftedBlock
-from .model import ClipSpec, Entry, Model
+from .model import HALF, ClipSpec, Entry, Model
 from .xvit_weights import XVIT_WEIGHTS, repeat_in_time
 
 
@@ -193,8 +193,7 @@ _PAPER = "Bulat et al., Space-time Mixing Attention for Video Transformer, NeurI
 
 
 def _entry(name: str, summary: str, frames: int, stride: int, size: int, **defaults: object) -> Entry:
-    half = (0.5, 0.5, 0.5)
-    clip = ClipSpec(frames, stride, size, mean=half, std=half, views=(1, 3), sampling="dense")
+    clip = ClipSpec(frames, stride, size, views=(1, 3), sampling="dense", **HALF)
     return Entry(name, summary, _PAPER, clip, XViT, {"num_classes": 400, **defaults})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +20,10 @@ from tubelet.backbones import (
     clip_spec,
     count_classes,
     create_model,
-    is_published,
     list_models,
     load_weights,
+    meant_by,
     model_entry,
-    published_record,
     published_weights,
     read_weights,
     recognise,
@@ -85,11 +84,8 @@ def convert(config: ConvertConfig) -> Iterator[str]:
 
 def _record(source: str) -> PublishedWeights | None:
     """The record that the source is the id of, or whose file it is by its name."""
-    path = Path(source)
-    if not path.exists():
-        return published_record(source) if is_published(source) else None
-    named = [record for record in published_weights() if record.file == path.name]
-    return named[0] if len(named) == 1 else None
+    named = [record for record in published_weights() if record.file == Path(source).name]
+    return meant_by(source) or (named[0] if len(named) == 1 and Path(source).exists() else None)
 
 
 def _call(config: ConvertConfig, weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], str]:
@@ -137,13 +133,12 @@ def _told_by(weights: Mapping[str, Tensor], model_args: Mapping[str, Any]) -> di
     shapes = {key: torch.empty_like(value, device="meta") for key, value in weights.items()}
     candidates = sorted(_candidates(shapes, model_args), key=lambda candidate: len(candidate[1]))
     fits: list[tuple[tuple[int, int], dict[str, Any]]] = []
-    for call, differences in candidates:
+    for call, differences, arguments in candidates:
         changes = len(differences)
         if fits and changes > fits[0][0][0]:
             break
         with torch.device("meta"), suppress(*_NO_SUCH_NETWORK), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of networks that are tried and make no sense
-            arguments = create_model(**call).config
             call |= {key: value for key, value in differences.items() if key in arguments}
             report = load_weights(create_model(**call), shapes)
             if not (report.inflated or report.copied or report.initialised):
@@ -156,7 +151,7 @@ def _told_by(weights: Mapping[str, Tensor], model_args: Mapping[str, Any]) -> di
         raise WeightsError(f"these weights fit {names} alike; say which with --model NAME")
     if not candidates:
         raise WeightsError("these weights are named as those of no model here; `tubelet models` lists the models")
-    call, differences = candidates[0]
+    call, differences, _ = candidates[0]
     told = ", ".join(f"{key} {value}" for key, value in differences.items())
     raise WeightsError(
         f"no model fits these weights. The nearest is {call['name']}, from which they differ in {told or 'shapes'}: "
@@ -166,8 +161,9 @@ def _told_by(weights: Mapping[str, Tensor], model_args: Mapping[str, Any]) -> di
 
 def _candidates(
     shapes: Mapping[str, Tensor], model_args: Mapping[str, Any]
-) -> Iterator[tuple[dict[str, Any], dict[str, object]]]:
-    """Models whose layouts know the tensors' names: the call of each, and how the weights' architecture differs."""
+) -> Iterator[tuple[dict[str, Any], dict[str, object], Set[str]]]:
+    """Models whose layouts know the tensors' names: the call of each, how the weights' architecture differs, and the
+    arguments that it has."""
     for name in [*list_models(), *list_models(kind="image")]:
         rules = model_entry(name).build.weight_rules
         layout = recognise(rules.layouts, dict(shapes))
@@ -176,8 +172,9 @@ def _candidates(
         try:
             call = {"name": name, "num_classes": count_classes(name, shapes), **model_args}
             with torch.device("meta"):
-                ours = rules.traits(create_model(**call).state_dict())
+                model = create_model(**call)
+            ours = rules.traits(model.state_dict())
             theirs = rules.traits(layout.convert(dict(shapes)))
         except _NO_SUCH_NETWORK:  # it has no such argument, or only the first names are the same
             continue
-        yield call, {key: value for key, value in theirs.items() if ours.get(key) != value}
+        yield call, {key: value for key, value in theirs.items() if ours.get(key) != value}, model.config.keys()

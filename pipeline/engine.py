@@ -66,8 +66,9 @@ def start_engine(model: Model, optim: OptimConfig, system: SystemConfig, batch: 
         # Compiles C++ for half a minute at the first start, and serves only inference.
         __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-    for parameter in model.parameters():  # DeepSpeed views them as bytes, which channels-last kernels do not allow
-        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    for parameter in model.parameters():
+        if parameter.stride(-1) != 1:  # a channels-last kernel: DeepSpeed views parameters as bytes, and cannot so
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     # torch's AdamW, from here: DeepSpeed's own would compile an extension on the user's machine at the first start.
     optimizer = torch.optim.AdamW(
         parameter_groups(model, optim.weight_decay), lr=optim.lr, betas=optim.betas, fused=world.device.type == "cuda"

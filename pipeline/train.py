@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tubelet.backbones import Model, UnknownModel, create_model, is_published, load_weights, published_record
+from tubelet.backbones import Model, UnknownModel, create_model, load_weights, meant_by
 from tubelet.datasets import (
     ClipSettings,
     DataError,
@@ -55,8 +55,8 @@ def train(config: TrainConfig) -> Path:
     val_split = ShardedSplit(split.folder, "val") if "val" in split.card.splits and config.run.eval_every else None
     model = build_model(config, len(split.classes))
     loaded = None if config.model.weights is None else load_weights(model, config.model.weights)
-    if is_published(str(config.model.weights)):
-        model.clip = published_record(str(config.model.weights)).clip_for(model.clip)
+    if loaded is not None and (record := meant_by(config.model.weights)):
+        model.clip = record.clip_for(model.clip)
     config = with_model_defaults(config, **clip_of(config, model))
     world = join(config.system.timeout, always=True)
     order = TrainOrder.fitting(len(split), config.run.seed, config.data.batch_size, world.size, config.optim.accumulate)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..lift.conv import conv_norm
-from ..model import ClipSpec, Entry, Model
+from ..model import HALF, Entry, Model, image_clip
 from .inception_weights import INCEPTION_WEIGHTS
 
 Padding = Literal["symmetric", "same"]
@@ -215,16 +215,11 @@ class GoogLeNet(Model):
 
 
 _GOOGLENET = "Szegedy et al., Going Deeper with Convolutions, CVPR 2015 (arXiv:1409.4842)"
-_HALF = (
-    0.5,
-    0.5,
-    0.5,
-)  # torchvision normalises like its other networks, then undoes that for this one (transform_input)
+_CLIP = image_clip(HALF)  # torchvision normalises as for its other networks, and undoes that here (transform_input)
 
 ENTRIES = (
     Entry(
-        "googlenet", "GoogLeNet (Inception-v1 with batch norm), 224 px", _GOOGLENET,
-        ClipSpec(frames=1, stride=1, size=224, mean=_HALF, std=_HALF, views=(1, 1), sampling="dense"),
-        GoogLeNet, {"num_classes": 1000}, kind="image",
+        "googlenet", "GoogLeNet (Inception-v1 with batch norm), 224 px", _GOOGLENET, _CLIP, GoogLeNet,
+        {"num_classes": 1000}, kind="image",
     ),
 )  # fmt: skip

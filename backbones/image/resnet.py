@@ -9,6 +9,7 @@ change.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..lift.conv import conv_norm
-from ..model import ClipSpec, Entry, Model
+from ..model import IMAGENET, Entry, Model, image_clip
 from .resnet_weights import RESNET_WEIGHTS
 from .vit import DropPath, drop_path_rates
 
@@ -97,7 +98,7 @@ class Projection(nn.Sequential):
         return conv_norm(self[0], self[1], x)
 
 
-class Block(nn.Module):
+class Block(nn.Module, ABC):
     """What both blocks share: relu(residual + shortcut), the residual weighed by the attention, if any."""
 
     expansion: int
@@ -111,8 +112,9 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.downsample: nn.Module | None = None
 
+    @abstractmethod
     def residual(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What the block adds to its shortcut, before attention."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.residual(x)
@@ -309,9 +311,7 @@ _CBAM = "Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018 (arXi
 
 
 def _entry(name: str, summary: str, source: str = _RESNET, **defaults: object) -> Entry:
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    clip = ClipSpec(frames=1, stride=1, size=224, mean=mean, std=std, views=(1, 1), sampling="dense")
-    return Entry(name, summary, source, clip, ResNet, {"num_classes": 1000, **defaults}, kind="image")
+    return Entry(name, summary, source, image_clip(IMAGENET), ResNet, {"num_classes": 1000, **defaults}, kind="image")
 
 
 ENTRIES = (

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..layouts import Layout, LoadReport, State, WeightRules, renamer
+from ..layouts import Layout, WeightRules, as_it_is, renamer
 
 _plain = renamer(
     (r"^backbone\.", ""),
@@ -71,8 +71,4 @@ def resnet_traits(state: Mapping[str, Tensor]) -> dict[str, object]:
     return traits
 
 
-def _fit(model: nn.Module, state: State, report: LoadReport) -> State:
-    return state
-
-
-RESNET_WEIGHTS = WeightRules(RESNET_LAYOUTS, _fit, resnet_traits)
+RESNET_WEIGHTS = WeightRules(RESNET_LAYOUTS, as_it_is, resnet_traits)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..lift.windows import MASKED, Windows, permute, relative_offsets, windows_over
-from ..model import ClipSpec, Entry, Model
+from ..model import IMAGENET, Entry, Model, image_clip
 from .swin_weights import SWIN_WEIGHTS
 from .vit import Block, Mlp, drop_path_rates, init_linear
 
@@ -357,7 +357,6 @@ def sides(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
 _PAPER = (
     "Liu et al., Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, ICCV 2021 (arXiv:2103.14030)"
 )
-IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 SIZES: dict[str, dict[str, Any]] = {
     "t": {"dim": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
     "s": {"dim": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
@@ -367,9 +366,10 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def _entry(letter: str, drop_path: float) -> Entry:
-    clip = ClipSpec(frames=1, stride=1, size=224, views=(1, 1), sampling="dense", **IMAGENET)
     defaults = {"num_classes": 1000, "drop_path": drop_path, **SIZES[letter]}
-    return Entry(f"swin_{letter}", f"Swin-{letter.upper()}, 224 px", _PAPER, clip, Swin, defaults, kind="image")
+    return Entry(
+        f"swin_{letter}", f"Swin-{letter.upper()}, 224 px", _PAPER, image_clip(IMAGENET), Swin, defaults, kind="image"
+    )
 
 
 ENTRIES = (_entry("t", 0.2), _entry("s", 0.3), _entry("b", 0.5), _entry("l", 0.2))

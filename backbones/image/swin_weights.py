@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from ..layouts import Layout, LoadReport, State, WeightRules, renamer
 from ..lift.windows import relative_offsets, resize_table
+from .vit_weights import join_qkv
 
 if TYPE_CHECKING:
     from .swin import Swin
@@ -74,16 +74,6 @@ _rename_huggingface = renamer(
 )
 
 
-def _from_huggingface(state: State) -> State:
-    """Rename, and join each block's query, key and value into one `attn.qkv`."""
-    renamed = _rename_huggingface(state)
-    for names in (("query", "key", "value"), ("q_proj", "k_proj", "v_proj")):
-        for key in [key for key in renamed if f".attn.{names[0]}." in key]:
-            parts = [renamed.pop(key.replace(names[0], name)) for name in names]
-            renamed[key.replace(names[0], "qkv")] = torch.cat(parts)
-    return renamed
-
-
 _BLOCK = r"^layers\.0\.blocks\.0\.attn\.relative_position_bias_table$"
 
 SWIN_LAYOUTS = (
@@ -104,7 +94,7 @@ SWIN_LAYOUTS = (
     Layout(
         "Hugging Face Swin",
         (r"^(swin\.)?encoder\.layers\.0\.blocks\.0\.attention\.(self|relative_position_bias)\.relative_position_bias_table$",),
-        learnt(_from_huggingface),
+        learnt(lambda state: join_qkv(_rename_huggingface(state))),
     ),
 )  # fmt: skip
 

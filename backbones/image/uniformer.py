@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..model import ClipSpec, Entry, Model
+from ..model import IMAGENET, Entry, Model, image_clip
 from .uniformer_weights import UNIFORMER_IMAGE_WEIGHTS
 from .vit import Attention, Block, DropPath, Mlp, drop_path_rates, init_linear
 
@@ -219,13 +219,12 @@ def _check_sizes(
 
 
 _PAPER = "Li et al., UniFormer: Unifying Convolution and Self-attention for Visual Recognition, 2022 (arXiv:2201.09450)"
-_CLIP = ClipSpec(
-    frames=1, stride=1, size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), views=(1, 1), sampling="dense"
-)
 
 
 def _entry(name: str, summary: str, **defaults: object) -> Entry:
-    return Entry(name, summary, _PAPER, _CLIP, ImageUniFormer, {"num_classes": 1000, **defaults}, kind="image")
+    return Entry(
+        name, summary, _PAPER, image_clip(IMAGENET), ImageUniFormer, {"num_classes": 1000, **defaults}, kind="image"
+    )
 
 
 ENTRIES = (

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ..layouts import Layout, LoadReport, State, WeightRules, renamer
+from .vit_weights import fold_layer_scale
 
 rename_uniformer = renamer(
     (r"^backbone\.", ""),
@@ -31,22 +32,7 @@ def fit_uniformer_image(model: nn.Module, state: State, report: LoadReport) -> S
     for key in [key for key in state if key.startswith("aux_head.")]:
         report.dropped[key] = "labels each token while training by token labelling; here the mean is classified"
         del state[key]
-    return fold_layer_scale(state, set(model.state_dict()), report)
-
-
-def fold_layer_scale(state: State, own: set[str], report: LoadReport) -> State:
-    """Multiply each LayerScale that is not among `own` into the layer before it, which computes the same."""
-    folded = [key for key in state if re.search(r"\.ls[12]\.gamma$", key) and key not in own]
-    for key in folded:
-        gamma = state.pop(key).flatten()
-        block, _, which = key.removesuffix(".gamma").rpartition(".")
-        relation = "attn.proj" if f"{block}.attn.proj.weight" in state else "conv2"
-        last = f"{block}.{relation if which == 'ls1' else 'mlp.fc2'}"
-        weight = state[f"{last}.weight"]
-        state[f"{last}.weight"] = weight * gamma.view(-1, *[1] * (weight.ndim - 1))
-        state[f"{last}.bias"] = state[f"{last}.bias"] * gamma
-    if folded:
-        report.notes.append("LayerScale was folded into the layers before it (attn.proj, conv2, mlp.fc2)")
+    fold_layer_scale(state, model.state_dict(), report)
     return state
 
 

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model import ClipSpec, Entry, Model
+from ..model import IMAGENET, Entry, Model, image_clip
 from .vgg_weights import VGG_WEIGHTS
 
 PLAN = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # channels of the convolutions of each stage
@@ -107,9 +107,7 @@ _PAPER = "Simonyan & Zisserman, Very Deep Convolutional Networks, ICLR 2015 (arX
 
 
 def _entry(name: str, summary: str, **defaults: object) -> Entry:
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    clip = ClipSpec(frames=1, stride=1, size=224, mean=mean, std=std, views=(1, 1), sampling="dense")
-    return Entry(name, summary, _PAPER, clip, VGG, {"num_classes": 1000, **defaults}, kind="image")
+    return Entry(name, summary, _PAPER, image_clip(IMAGENET), VGG, {"num_classes": 1000, **defaults}, kind="image")
 
 
 ENTRIES = (

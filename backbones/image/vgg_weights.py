@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..layouts import Layout, LoadReport, State, WeightRules, renamer
+from ..layouts import Layout, State, WeightRules, as_it_is, renamer
 
 _rename_timm = renamer(
     (r"^pre_logits\.fc1\.", "classifier.0."), (r"^pre_logits\.fc2\.", "classifier.3."), (r"^head\.fc\.", "head.")
@@ -43,8 +43,4 @@ def vgg_traits(state: Mapping[str, Tensor]) -> dict[str, object]:
     return traits
 
 
-def _fit(model: nn.Module, state: State, report: LoadReport) -> State:
-    return state
-
-
-VGG_WEIGHTS = WeightRules(VGG_LAYOUTS, _fit, vgg_traits)
+VGG_WEIGHTS = WeightRules(VGG_LAYOUTS, as_it_is, vgg_traits)

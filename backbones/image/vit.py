@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..lift.resize import bicubic_grid
-from ..model import ClipSpec, Entry, Model
+from ..model import HALF, IMAGENET, Entry, Model, image_clip
 from .vit_weights import VIT_WEIGHTS
 
 
@@ -39,18 +39,14 @@ LONG_ON_CPU, SCORES_ON_CPU = 128, 2**22
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
     """Softmax attention (..., heads, N, C / heads), by the kernel that is fast where the tensors are."""
-    if q.device.type != "cpu" or q.shape[-2] > SHORT_ON_CPU or torch.compiler.is_compiling():
-        if _attends_in_pieces(q, dropout_p):
+    tokens = q.shape[-2]
+    if q.device.type == "cpu" and not torch.compiler.is_compiling():
+        if tokens <= SHORT_ON_CPU:
+            scores = (q * q.shape[-1] ** -0.5).contiguous() @ k.contiguous().transpose(-2, -1)
+            return F.dropout(scores.softmax(-1), dropout_p) @ v.contiguous()
+        if q.dtype == torch.bfloat16 and tokens >= LONG_ON_CPU and not dropout_p and not torch.is_grad_enabled():
             return _attend_in_pieces(q, k, v)
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)
-    scores = (q * q.shape[-1] ** -0.5).contiguous() @ k.contiguous().transpose(-2, -1)
-    return F.dropout(scores.softmax(-1), dropout_p) @ v.contiguous()
-
-
-def _attends_in_pieces(q: Tensor, dropout_p: float) -> bool:
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.compiler.is_compiling():
-        return False
-    return q.shape[-2] >= LONG_ON_CPU and dropout_p == 0.0 and not torch.is_grad_enabled()
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)
 
 
 def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -278,13 +274,11 @@ class ViT(Model):
 
 _VIT = "Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021 (arXiv:2010.11929)"
 _DEIT3 = "Touvron et al., DeiT III: Revenge of the ViT, ECCV 2022 (arXiv:2204.07118)"
-_HALF = (0.5, 0.5, 0.5)
 
 
 def _entry(name: str, summary: str, **defaults: object) -> Entry:
     deit = name.startswith("deit3")
-    mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if deit else (_HALF, _HALF)
-    clip = ClipSpec(frames=1, stride=1, size=224, mean=mean, std=std, views=(1, 1), sampling="dense")
+    clip = image_clip(IMAGENET if deit else HALF)
     if deit:
         defaults |= {"layer_scale": 1e-6, "embed_class": False}
     return Entry(name, summary, _DEIT3 if deit else _VIT, clip, ViT, {"num_classes": 1000, **defaults}, kind="image")

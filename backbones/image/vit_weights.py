@@ -180,14 +180,7 @@ def as_plain(state: State, report: LoadReport) -> State:
         if why := next((why for pattern, why in _UNUSED if re.search(pattern, key)), None):
             report.dropped[key] = why
             del state[key]
-    scales = [key for key in state if key.endswith((".ls1.gamma", ".ls2.gamma"))]
-    for key in scales:
-        gamma = state.pop(key)
-        last = key.replace("ls1.gamma", "attn.proj").replace("ls2.gamma", "mlp.fc2")
-        state[f"{last}.weight"] = state[f"{last}.weight"] * gamma[:, None]
-        state[f"{last}.bias"] = state[f"{last}.bias"] * gamma
-    if scales:
-        report.notes.append("LayerScale was folded into attn.proj and mlp.fc2")
+    fold_layer_scale(state, {}, report)
     if "fc_norm.weight" in state and "norm.weight" not in state:
         state |= {f"norm.{part}": state.pop(f"fc_norm.{part}") for part in ("weight", "bias")}
         report.notes.append("fc_norm, a norm after mean pooling, became norm, which comes before pooling")
@@ -195,6 +188,21 @@ def as_plain(state: State, report: LoadReport) -> State:
         state["pos_embed"] = torch.cat([torch.zeros_like(pos[:, :1]), pos], dim=1)
         report.notes.append("the class token had no position; it was given zero")
     return state
+
+
+def fold_layer_scale(state: State, own: Mapping[str, Tensor], report: LoadReport) -> None:
+    """Multiply each LayerScale that is not among `own` into the layer before it, which computes the same."""
+    folded = [key for key in state if re.search(r"\.ls[12]\.gamma$", key) and key not in own]
+    for key in folded:
+        gamma = state.pop(key).flatten()
+        block, _, which = key.removesuffix(".gamma").rpartition(".")
+        relation = "attn.proj" if f"{block}.attn.proj.weight" in state else "conv2"  # of a UniFormer's local blocks
+        last = f"{block}.{relation if which == 'ls1' else 'mlp.fc2'}"
+        weight = state[f"{last}.weight"]
+        state[f"{last}.weight"] = weight * gamma.view(-1, *[1] * (weight.ndim - 1))
+        state[f"{last}.bias"] = state[f"{last}.bias"] * gamma
+    if folded:
+        report.notes.append("LayerScale was folded into the layers before it")
 
 
 def _fit(model: nn.Module, state: State, report: LoadReport) -> State:

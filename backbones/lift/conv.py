@@ -61,8 +61,8 @@ class Conv3d(nn.Conv3d):
         x = x.contiguous(memory_format=torch.channels_last_3d)
         stride, padding, groups = self.stride, self.padding, self.groups
         depthwise = weight.shape[1] == 1 < groups == self.out_channels
-        if depthwise and bias is None and self.dilation == (1, 1, 1) and self.kernel_size[0] > 1:
-            return depthwise_conv3d(x, weight, stride, padding)  # type: ignore[arg-type]
+        if depthwise and self.dilation == (1, 1, 1) and self.kernel_size[0] > 1:
+            return depthwise_conv3d(x, weight, stride, padding, bias)  # type: ignore[arg-type]
         dilation = _dilation(self, x)
         if self.kernel_size[0] == 1 and padding[0] == 0:
             frames = fold_frames(x[:, :, :: stride[0]] if stride[0] > 1 else x)
@@ -132,6 +132,3 @@ def _may_fold(conv: Any, norm: Any, x: Tensor) -> bool:
 
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _CONVS = (nn.Conv2d, nn.Conv3d, Conv3d)
-
-
-MaxPool3d = nn.MaxPool3d  # on channels-last tensors torch's own is the fastest (benchmarks/convolution.py)

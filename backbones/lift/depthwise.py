@@ -20,15 +20,16 @@ from torch.autograd.function import once_differentiable
 Triple = tuple[int, int, int]
 
 
-def depthwise_conv3d(x: Tensor, weight: Tensor, stride: Triple, padding: Triple) -> Tensor:
-    """`F.conv3d(x, weight, groups=C)` for one filter a channel; the same values and gradients, sooner."""
+def depthwise_conv3d(x: Tensor, weight: Tensor, stride: Triple, padding: Triple, bias: Tensor | None = None) -> Tensor:
+    """`F.conv3d(x, weight, bias, groups=C)` for one filter a channel; the same values and gradients, sooner."""
     own_backward = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if not own_backward or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.conv3d(x, weight, None, stride, padding, groups=x.shape[1])
+        return F.conv3d(x, weight, bias, stride, padding, groups=x.shape[1])
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         x, weight = x.to(dtype), weight.to(dtype)
-    return _Depthwise.apply(x, weight, stride, padding)
+    y = _Depthwise.apply(x, weight, stride, padding)
+    return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1, 1)
 
 
 class _Depthwise(torch.autograd.Function):

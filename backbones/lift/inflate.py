@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .conv import Conv3d, MaxPool3d
+from .conv import Conv3d
 from .walk import Rule
 
 How = Literal["mean", "centre"]
@@ -113,7 +113,9 @@ def inflation(schedule: Schedule, how: How = "mean") -> Rule:
             spec = time(name, module)
             sizes = (module.kernel_size, module.stride, module.padding, module.dilation)
             k, s, p, d = map(_pair, sizes)
-            return MaxPool3d((spec.kernel, *k), (spec.stride, *s), (spec.pad, *p), (1, *d), ceil_mode=module.ceil_mode)
+            return nn.MaxPool3d(
+                (spec.kernel, *k), (spec.stride, *s), (spec.pad, *p), (1, *d), ceil_mode=module.ceil_mode
+            )
         if isinstance(module, nn.AvgPool2d):
             spec = time(name, module)
             k, s, p = map(_pair, (module.kernel_size, module.stride, module.padding))

@@ -12,24 +12,10 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
-from .conv import Conv3d
-from .depthwise import depthwise_conv3d
 from .inflate import inflate_conv
 from .walk import Rule
-
-
-class DepthwiseConv3d(Conv3d):
-    """A depthwise Conv3d whose backward pass is as fast as its forward on a CPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return super().forward(x)
-        stride, padding = tuple(self.stride), tuple(self.padding)
-        y = depthwise_conv3d(x, self.weight, stride, padding)  # type: ignore[arg-type]
-        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, 1, 1, 1)
 
 
 class SplitBlock(nn.Module):
@@ -67,13 +53,7 @@ def local_relation() -> Rule:
     def rule(name: str, module: nn.Module) -> nn.Module | None:
         if not isinstance(module, nn.Conv2d) or not 1 < module.groups == module.in_channels == module.out_channels:
             return None
-        inflated = inflate_conv(module, module.kernel_size[0])
-        relation = DepthwiseConv3d(
-            inflated.in_channels, inflated.out_channels, inflated.kernel_size, inflated.stride, inflated.padding,
-            inflated.dilation, inflated.groups, inflated.bias is not None, inflated.padding_mode, "meta",
-        )  # fmt: skip
-        relation.weight, relation.bias = inflated.weight, inflated.bias
-        return relation
+        return inflate_conv(module, module.kernel_size[0])
 
     return rule
 

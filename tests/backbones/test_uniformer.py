@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tubelet.backbones import count_cost, create_model, load_weights
 from tubelet.backbones.image import vit
 from tubelet.backbones.layouts import WeightsError
-from tubelet.backbones.lift.relation import DepthwiseConv3d
+from tubelet.backbones.lift.conv import Conv3d
 
 SMALL = {"dim": [8, 12, 16, 24], "depth": [1, 2, 1, 2], "head_dim": 8, "mlp_ratio": 2, "num_classes": 5}
 State = dict[str, Tensor]
@@ -337,7 +337,7 @@ def test_split_attention_is_traced_and_exported() -> None:
 
 
 def test_depthwise_gradients_are_those_of_torch() -> None:
-    conv = DepthwiseConv3d(6, 6, (3, 5, 5), padding=(1, 2, 2), groups=6).double()
+    conv = Conv3d(6, 6, (3, 5, 5), padding=(1, 2, 2), groups=6).double()
     plain = nn.Conv3d(6, 6, (3, 5, 5), padding=(1, 2, 2), groups=6).double()
     plain.load_state_dict(conv.state_dict())
     results = []
