@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 VIDEOS ?=
 PYTEST_ARGS ?= -m "not slow"
+# A worker a core; each test computes in one thread (tests/conftest.py).
+WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 # The tiny recipe learns motion on the generated set, whose classes differ in left and right; your own start gentler.
 RECIPE ?= $(if $(VIDEOS),finetune-tiny,demo)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -36,7 +38,7 @@ demo: $(VENV)/installed
 	@echo "training curves:               $(DEMO)/run/curves.png"
 
 test: $(VENV)/installed
-	pytest $(PYTEST_ARGS)
+	pytest $(WORKERS) $(PYTEST_ARGS)
 
 check: $(VENV)/installed
 	ruff check .

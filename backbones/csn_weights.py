@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .layouts import WeightRules
-from .resnet3d_weights import fit_resnet3d, resnet3d_layouts, resnet3d_traits
+from .resnet3d_weights import Settings, fit_resnet3d, resnet3d_layouts, resnet3d_traits
 
 _IP_TORCHVISION = tuple(
     (rf"\.conv2\.0\.{i}\.", f".conv2.{part}.") for i, part in ((0, "point"), (1, "point_bn"), (2, "depth"))
@@ -33,7 +33,12 @@ def csn_traits(state: Mapping[str, Tensor]) -> dict[str, object]:
     return traits
 
 
-_IP = resnet3d_layouts("ip-CSN", _IP_TORCHVISION, _IP_MMACTION, marks=_IP_MARKS)
-_IR = resnet3d_layouts("CSN", (), _IR_MMACTION, marks=_IR_MARKS)
+def _eps(value: float) -> Settings:
+    return lambda state: {"norm_eps": value}
+
+
+_SETTINGS = {"torchvision": _eps(1e-3), "mmaction": _eps(1e-3), "pytorchvideo": _eps(1e-5)}
+_IP = resnet3d_layouts("ip-CSN", _IP_TORCHVISION, _IP_MMACTION, marks=_IP_MARKS, settings=_SETTINGS)
+_IR = resnet3d_layouts("CSN", (), _IR_MMACTION, marks=_IR_MARKS, settings=_SETTINGS)
 LAYOUTS = (*(layout for layout in _IP if "torchvision, VMZ" in layout.name or "MMAction2" in layout.name), *_IR)
 CSN_WEIGHTS = WeightRules(LAYOUTS, fit_resnet3d, csn_traits)

@@ -21,7 +21,8 @@ class Layout:
 
     A state dict has this layout if every pattern of `marks` is found in some key of it and none of `never` is;
     `convert` renames it to our names. Where the names alone do not tell two networks apart, `axes` says how many axes
-    a tensor of some pattern must have.
+    a tensor of some pattern must have. `settings` gives, of a state under our names, those arguments of `create_model`
+    that the publisher's network has and no shape shows.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Layout:
     convert: Callable[[State], State]
     never: tuple[str, ...] = ()
     axes: tuple[tuple[str, int], ...] = ()
+    settings: Callable[[State], dict[str, object]] = lambda state: {}
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
         if not all(_found(mark, state) for mark in self.marks) or any(_found(mark, state) for mark in self.never):

@@ -32,7 +32,12 @@ def _from_port(state: State) -> State:
 
 
 LAYOUTS = (
-    Layout("P3D (pseudo-3d-pytorch)", (r"^conv1_custom\.", r"^layer4\.0\.conv_normal\."), _from_port),
+    Layout(
+        "P3D (pseudo-3d-pytorch)",
+        (r"^conv1_custom\.", r"^layer4\.0\.conv_normal\."),
+        _from_port,
+        settings=lambda state: {"form": "port"},
+    ),
     Layout("P3D", (r"^layer1\.0\.conv2\.space\.", r"^layer1\.0\.conv2\.space_bn\."), dict),
     *RESNET_LAYOUTS,
 )

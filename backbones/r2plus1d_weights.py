@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .layouts import WeightRules
+from .layouts import State, WeightRules
 from .resnet3d_weights import fit_resnet3d, resnet3d_layouts, resnet3d_traits
 
 _TORCHVISION = (
@@ -48,6 +48,14 @@ def r2plus1d_traits(state: Mapping[str, Tensor]) -> dict[str, object]:
     return traits
 
 
+def _of_vmz(state: State) -> dict[str, object]:
+    """VMZ has torchvision's names, but not its channels between space and time, nor the epsilon of its norms."""
+    return {"norm_eps": 1e-3 if r2plus1d_traits(state).get("midplanes") == "conv" else 1e-5}
+
+
+_SETTINGS = {"torchvision": _of_vmz, "mmaction": lambda state: {"stem_pool": True}}
 R2PLUS1D_WEIGHTS = WeightRules(
-    resnet3d_layouts("R(2+1)D", _TORCHVISION, _MMACTION, pytorchvideo=_PYTORCHVIDEO), fit_resnet3d, r2plus1d_traits
+    resnet3d_layouts("R(2+1)D", _TORCHVISION, _MMACTION, pytorchvideo=_PYTORCHVIDEO, settings=_SETTINGS),
+    fit_resnet3d,
+    r2plus1d_traits,
 )

@@ -7,7 +7,7 @@ names inside them by `resnet3d_layouts(...)`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from .lift.inflate import How
 from .lift_weights import inflate_kernels
 
 Renames = Sequence[tuple[str, str]]
+Settings = Callable[[State], dict[str, object]]
 
 _TORCHVISION = (
     (r"^stem\.0\.", "conv1."),
@@ -65,26 +66,30 @@ def resnet3d_layouts(
     slowfast: Renames = (),
     pytorchvideo: Renames = (),
     marks: Mapping[str, tuple[str, ...]] | None = None,
+    settings: Mapping[str, Settings] | None = None,
 ) -> tuple[Layout, ...]:
     """The layouts of a family of video ResNets, by the names of its publishers.
 
     Each `Renames`, (pattern, replacement) pairs, takes the names inside a split convolution to ours and is applied to
     the published key before the common renaming, which leaves alone what it no longer recognises: e.g. for (2+1)D
-    `(r"\\.conv(\\d)\\.0\\.0\\.", r".conv\\1.space.")`. `marks` adds, by publisher, patterns some key must have.
+    `(r"\\.conv(\\d)\\.0\\.0\\.", r".conv\\1.space.")`. By publisher, `marks` adds patterns some key must have, and
+    `settings` what its network computes with (see `Layout`).
     """
-    more = marks or {}
+    more, told = marks or {}, settings or {}
     pytorchvideo_rename = renamer(*pytorchvideo, *_PYTORCHVIDEO)
     return (
         Layout(
             f"{family} (torchvision, VMZ)",
             (r"^stem\.0\.", r"^layer1\.0\.conv1\.0\.", *more.get("torchvision", ())),
             renamer(*torchvision, *_TORCHVISION),
+            settings=told.get("torchvision", _none),
         ),
         Layout(
             f"{family} (MMAction2)",
             (r"^(backbone\.)?layer1\.0\.conv1\.(conv|0)\.", *more.get("mmaction", ())),
             renamer(*mmaction, *_MMACTION),
             never=(r"^stem\.",),
+            settings=told.get("mmaction", _none),
         ),
         Layout(
             f"{family} (PySlowFast)",
@@ -97,11 +102,22 @@ def resnet3d_layouts(
             (r"^blocks\.1\.res_blocks\.0\.branch2\.", *more.get("pytorchvideo", ())),
             lambda state: pytorchvideo_rename(_number_stages(state)),
             never=(r"multipathway",),
+            settings=told.get("pytorchvideo", _none),
         ),
         Layout(f"{family}, or image ResNet", (r"^(backbone\.)?layer1\.0\.conv1\.(\w+\.)?weight$",),
                RESNET_LAYOUTS[0].convert, never=(*RESNET_LAYOUTS[0].never, r"\.conv1\.conv\.")),
         *RESNET_LAYOUTS[1:],
     )  # fmt: skip
+
+
+def _none(state: State) -> dict[str, object]:
+    return {}
+
+
+def _mmaction_strides(state: State) -> dict[str, object]:
+    """MMAction2's I3D, which a stem of five frames gives away, strides twice before its first stage."""
+    stem = state.get("conv1.weight")
+    return {} if stem is None or tuple(stem.shape[2:-2]) != (5,) else {"stem_stride_t": 2, "pool_stride_t": 2}
 
 
 def fit_resnet3d(model: nn.Module, state: State, report: LoadReport) -> State:
@@ -178,5 +194,5 @@ def _norm_after(conv: str) -> str:
     return re.sub(r"downsample\.0$", "downsample.1", re.sub(r"conv(\d)$", r"bn\1", module)) + "."
 
 
-RESNET3D_LAYOUTS = resnet3d_layouts()
-RESNET3D_WEIGHTS = WeightRules(RESNET3D_LAYOUTS, fit_resnet3d, resnet3d_traits)
+LAYOUTS = resnet3d_layouts(settings={"mmaction": _mmaction_strides})
+RESNET3D_WEIGHTS = WeightRules(LAYOUTS, fit_resnet3d, resnet3d_traits)

@@ -78,6 +78,7 @@ LAYOUTS = (
         (r"^(vivit\.)?(encoder\.layer|layers)\.0\.attention\.", _HF_PATCHES),
         _from_huggingface,
         axes=((_HF_PATCHES, 5),),
+        settings=lambda state: {"variant": "joint", "approximate": "tanh"},
     ),
     Layout(
         "ViViT",

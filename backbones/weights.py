@@ -42,7 +42,9 @@ def load_weights(model: Model, source: str | Path | Mapping[str, Tensor], strict
     if layout is None:
         raise WeightsError(_unrecognised(model, raw, label))
     report = LoadReport(label, layout.name, total=len(model.state_dict()))
-    state = rules.fit(model, layout.convert(raw), report)
+    state = layout.convert(raw)
+    report.notes += _other_settings(model, layout.settings(state), layout.name)
+    state = rules.fit(model, state, report)
     own = model.state_dict()
     _drop_foreign_head(state, own, report)
 
@@ -122,6 +124,15 @@ def _own_clip(model: Model) -> dict[str, Any]:
         return {}
     usual = model_entry(model.config["name"]).clip_as_built(model.config)
     return {} if clip == usual else {"clip": asdict(clip)}
+
+
+def _other_settings(model: Model, settings: Mapping[str, object], layout: str) -> list[str]:
+    """What the publisher's network computes otherwise than this one, though its weights fit."""
+    differ = {key: value for key, value in settings.items() if model.config.get(key, value) != value}
+    ours = ", ".join(f"{key}={model.config[key]!r}" for key in differ)
+    theirs = ", ".join(f"{key}={value!r}" for key, value in differ.items())
+    return [f"{layout} computes with {theirs}, this model with {ours}: create it with {theirs} for the publisher's "
+            "numbers"] if differ else []  # fmt: skip
 
 
 def _drop_foreign_head(state: State, own: Mapping[str, Tensor], report: LoadReport) -> None:

@@ -51,18 +51,22 @@ def vivit() -> nn.Module:
 def torchvision_video(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         from torchvision.models import video
+        from torchvision.ops import StochasticDepth
 
-        extra = {"stochastic_depth_prob": 0.0} if name.startswith("swin") else {}
-        return getattr(video, name)(**extra)
+        network = getattr(video, name)()
+        for module in network.modules():
+            if isinstance(module, StochasticDepth):
+                module.p = 0.0  # swin3d_t takes no argument for it
+        return network
 
     return build
 
 
-def pytorchvideo(builder: str, **arguments: Any) -> Callable[[], nn.Module]:
+def pytorchvideo(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        from pytorchvideo import models
+        from pytorchvideo.models import hub
 
-        return getattr(models, builder)(model_num_class=400, **arguments)
+        return getattr(hub, name)(pretrained=False)
 
     return build
 
@@ -97,12 +101,12 @@ CASES = (
     Case("r2plus1d_18", 16, 112, "torchvision", torchvision_video("r2plus1d_18")),
     Case("r3d_18", 16, 112, "torchvision", torchvision_video("r3d_18")),
     Case("mc3_18", 16, 112, "torchvision", torchvision_video("mc3_18")),
-    Case("ir_csn_101", 16, 224, "PyTorchVideo", pytorchvideo("create_csn", model_depth=101), {"norm_eps": 1e-5}),
-    Case("slow_r50", 8, 256, "PyTorchVideo", pytorchvideo("create_resnet", model_depth=50)),
+    Case("ir_csn_101", 32, 224, "PyTorchVideo", pytorchvideo("csn_r101"), {"norm_eps": 1e-5}),
+    Case("slow_r50", 8, 224, "PyTorchVideo", pytorchvideo("slow_r50")),
+    Case("i3d_r50", 8, 224, "PyTorchVideo", pytorchvideo("i3d_r50")),
     Case("uniformer_s", 16, 224, arguments={"drop_path": 0.0}),
     Case("xvit", 8, 224, arguments={"segments": 8}),
     Case("i3d", 32, 224),
-    Case("i3d_r50", 8, 256),
     Case("ip_csn_50", 16, 224),
     Case("c3d", 16, 112),
     Case("p3d_199", 16, 160),

@@ -104,9 +104,9 @@ def _call(config: ConvertConfig, weights: Mapping[str, Tensor]) -> tuple[dict[st
         call = _told_by(weights, config.model_args)
         shown = " ".join(f"{key}={value}" for key, value in call.items() if key not in ("name", "num_classes"))
         remark = (
-            f"told by the tensors' shapes, this is {call['name']}{f' with {shown}' if shown else ''}. Strides, "
-            "epsilons and the clip, which shapes do not show, are that model's: say otherwise with --model and "
-            "--model-args"
+            f"told by its tensors' names and shapes, this is {call['name']}{f' with {shown}' if shown else ''}. What "
+            "those do not show, strides, epsilons and the clip, is as that model has it: say otherwise with --model "
+            "and --model-args"
         )
     if call.get("num_classes") is None:
         call["num_classes"] = count_classes(call["name"], weights)
@@ -173,8 +173,9 @@ def _candidates(
             call = {"name": name, "num_classes": count_classes(name, shapes), **model_args}
             with torch.device("meta"):
                 model = create_model(**call)
-            ours = rules.traits(model.state_dict())
-            theirs = rules.traits(layout.convert(dict(shapes)))
+            renamed = layout.convert(dict(shapes))
+            ours = model.config | rules.traits(model.state_dict())
+            theirs = rules.traits(renamed) | layout.settings(renamed)
         except _NO_SUCH_NETWORK:  # it has no such argument, or only the first names are the same
             continue
         yield call, {key: value for key, value in theirs.items() if ours.get(key) != value}, model.config.keys()

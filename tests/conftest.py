@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# A test a core (pytest-xdist), and the commands that tests start: more threads would only wait for each other. Before
+# torch is imported, which reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import signal
 import socket
 import subprocess

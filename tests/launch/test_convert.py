@@ -46,7 +46,7 @@ def test_a_file_whose_model_is_told_by_its_shapes(tubelet, tmp_path: Path) -> No
     done = tubelet("convert", tmp_path / "a.pyth", tmp_path / "out")
     assert done.code == 0, done.out
     assert "TimeSformer (official)" in done.out
-    assert "told by the tensors' shapes, this is timesformer_tiny." in done.out
+    assert "told by its tensors' names and shapes, this is timesformer_tiny." in done.out
     assert f"{tmp_path / 'out'}: timesformer_tiny of 7 classes" in done.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
     assert same(load_model(tmp_path / "out"), model)
