@@ -233,9 +233,13 @@ def main() -> None:
     options = parser.parse_args()
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"torch {torch.__version__}, {where}, {'compiled' if options.compile else 'eager'}")
+    dtypes = list(options.dtypes)
+    if "bf16" in dtypes and options.device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        dtypes.remove("bf16")
+        print("bf16 is left out: this CPU has no instructions for it")
     for case in (case for case in CASES if case.name in options.models):
         for passes in options.passes:
-            for dtype in options.dtypes:
+            for dtype in dtypes:
                 torch.manual_seed(0)
                 with quiet():
                     line = compare(case, Bench(options.device, DTYPES[dtype], options.compile, options.rounds), passes)

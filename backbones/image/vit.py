@@ -94,7 +94,15 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        return self.drop(self.fc2(self.drop(self._activate(self.fc1(x)))))
+
+    def _activate(self, x: Tensor) -> Tensor:
+        """The GELU, in place where no one will miss the input: on a CPU new memory takes longer than the function, and
+        so the whole MLP 1.08 times as long (1568 tokens of 768 channels, fp32)."""
+        missed = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu"
+        if missed or self.fc1._forward_hooks or self.act._forward_hooks or self.act._forward_pre_hooks:
+            return self.act(x)
+        return torch.ops.aten.gelu_(x, approximate=self.act.approximate)
 
 
 class LayerScale(nn.Module):

@@ -207,6 +207,17 @@ def test_traces_as_one_graph(name: str, arguments: dict) -> None:
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_hooks_see_what_a_layer_gave() -> None:
+    """The GELU works in place only where no one looks at its input."""
+    model = create_model("timesformer_tiny").eval()
+    seen: list[torch.Tensor] = []
+    layer = model.get_submodule("blocks.0.mlp.fc1")
+    layer.register_forward_hook(lambda module, args, output: seen.extend((args[0], output)))
+    with torch.no_grad():
+        model(inputs(model))
+        torch.testing.assert_close(seen[1], nn.functional.linear(seen[0], layer.weight, layer.bias))
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_wrong_inputs_are_named(name: str) -> None:
     model = create_model(name)
