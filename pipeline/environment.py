@@ -17,6 +17,8 @@ import torch
 
 from tubelet.video import available_backends
 
+from .inputs import lacks_bf16
+
 _PACKAGES = ("tubelet", "torch", "torchvision", "deepspeed", "webdataset", "av", "decord", "torchcodec", "numpy",
              "pyarrow", "safetensors", "tensorboard", "wandb")  # fmt: skip
 _EXTRAS = {"torchcodec": "pip install 'tubelet[torchcodec]'", "wandb": "pip install 'tubelet[wandb]'"}
@@ -72,6 +74,8 @@ def report() -> Iterator[str]:
         yield f"  {name:12} {version or 'not installed' + (f'; {_EXTRAS[name]}' if name in _EXTRAS else '')}"
     found = accelerators()
     yield f"accelerators: {', '.join(found) if found else 'none found; everything runs on the CPU'}"
+    if lacks_bf16(torch.device("cpu")):
+        yield "  the CPU has no bf16 instructions: use --precision fp32 on it"
     yield "decoders:"
     for name, version in available_backends().items():
         mend = _EXTRAS.get(name, f"pip install {name}")

@@ -89,3 +89,12 @@ def test_clips_are_normalised_and_mirrored_and_can_be_looked_at() -> None:
     pictures = inputs.pictures(ready)
     assert torch.equal(pictures[0], clips[0])
     assert torch.equal(pictures[1], clips[1].flip(2))
+
+
+@pytest.mark.parametrize(
+    ("lacks", "precision", "said"), [(True, "bf16", True), (True, "fp32", False), (False, "bf16", False)]
+)
+def test_bf16_without_instructions_for_it_is_said(lacks: bool, precision: str, said: bool, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("tubelet.pipeline.inputs.lacks_bf16", lambda device: lacks)
+    ClipInput(create_model("c3d_tiny").clip, torch.device("cpu"), precision)
+    assert ("no bf16 instructions" in capsys.readouterr().err) is said
