@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .layouts import State, WeightRules
-from .resnet3d_weights import fit_resnet3d, resnet3d_layouts, resnet3d_traits
+from .resnet3d_weights import Settings, fit_resnet3d, resnet3d_layouts, resnet3d_traits
 
 _TORCHVISION = (
     (r"^stem\.0\.", "conv1.space."),
@@ -53,7 +53,7 @@ def _of_vmz(state: State) -> dict[str, object]:
     return {"norm_eps": 1e-3 if r2plus1d_traits(state).get("midplanes") == "conv" else 1e-5}
 
 
-_SETTINGS = {"torchvision": _of_vmz, "mmaction": lambda state: {"stem_pool": True}}
+_SETTINGS: dict[str, Settings] = {"torchvision": _of_vmz, "mmaction": lambda state: {"stem_pool": True}}
 R2PLUS1D_WEIGHTS = WeightRules(
     resnet3d_layouts("R(2+1)D", _TORCHVISION, _MMACTION, pytorchvideo=_PYTORCHVIDEO, settings=_SETTINGS),
     fit_resnet3d,
