@@ -4,12 +4,14 @@
     python benchmarks/models.py --passes train --models video_swin_t r2plus1d_18
     python benchmarks/models.py --compile --device cuda
 
-Peers are torchvision, Hugging Face transformers and PyTorchVideo; one that is not installed is skipped, and the line
-says so. Each line alternates theirs, ours and a square matrix product of the same dtype, `--rounds` times:
+Peers are torchvision, Hugging Face transformers and PyTorchVideo; one that is not installed is skipped, and the row
+says so. Prints a Markdown table. Each row alternates theirs, ours and a square matrix product of the same dtype,
+`--rounds` times:
 
-    ratio   their time over ours (above 1: ours is faster), the median with the quartiles
-    rate    multiply-accumulates a second of ours, and of theirs, over those of the matrix product
-    memory  peak bytes of one training step, theirs over ours (only `--passes train`)
+    ms      of ours, the median
+    rate    multiply-accumulates a second of ours, and beside the peer's name of theirs, over those of the product
+    ratio   their time over ours (above 1: ours is faster), the median, and its quartiles
+    memory  peak of one training step of ours, and theirs over ours (only `--passes train`)
 """
 
 from __future__ import annotations
@@ -202,16 +204,20 @@ def compare(case: Case, bench: Bench, passes: str) -> str:
     def rate(column: int) -> float:
         return statistics.median(macs / row[column] / (flops / row[-1]) for row in times)
 
-    label = f"{case.name:13} {case.frames:3} x {case.size} {passes:7} {str(bench.dtype)[6:]:9}"
-    line = f"{label} ours {statistics.median(row[-2] for row in times) * 1e3:8.0f} ms, rate {rate(-2):.2f}"
+    cells = [case.name, f"{case.frames} x {case.size}", passes, str(bench.dtype)[6:]]
+    cells += [f"{statistics.median(row[-2] for row in times) * 1e3:.0f}", f"{rate(-2):.2f}"]
     if theirs is None:
-        return f"{line}   ({why})"
+        return row_of([*cells, why, "", "", ""])
     low, middle, high = statistics.quantiles([row[0] / row[1] for row in times], n=4)
-    line += f"; {case.peer} rate {rate(0):.2f}; ratio {middle:.2f} ({low:.2f} to {high:.2f})"
+    cells += [f"{case.peer} {rate(0):.2f}", f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
     if passes == "train":
         peaks = [bench.peak(step) for step in steps[:2]]
-        line += f"; memory {peaks[1] / 2**20:.0f} MiB, ratio {peaks[0] / peaks[1]:.2f}"
-    return line
+        return row_of([*cells, f"{peaks[1] / 2**20:.0f} MiB, {peaks[0] / peaks[1]:.2f}"])
+    return row_of([*cells, ""])
+
+
+def row_of(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 @contextlib.contextmanager
@@ -237,6 +243,8 @@ def main() -> None:
     if "bf16" in dtypes and options.device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         dtypes.remove("bf16")
         print("bf16 is left out: this CPU has no instructions for it")
+    heading = ["model", "clip", "pass", "dtype", "ms", "rate", "peer, rate", "ratio", "quartiles", "memory, ratio"]
+    print(row_of(heading), row_of(["---"] * len(heading)), sep="\n")
     for case in (case for case in CASES if case.name in options.models):
         for passes in options.passes:
             for dtype in dtypes:

@@ -207,6 +207,26 @@ def test_traces_as_one_graph(name: str, arguments: dict) -> None:
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timesformer_tiny", "csn_tiny"])
+def test_compiles_and_trains_compiled(name: str) -> None:
+    """The whole of torch.compile, of one network of attention and one of convolutions."""
+    torch.compiler.reset()
+    model = settled(name)
+    x = inputs(model)
+    compiled = torch.compile(model)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-3, atol=1e-4)
+    compiled(x).square().sum().backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    model(x).square().sum().backward()
+    for compiled_gradient, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(
+            compiled_gradient, parameter.grad, rtol=1e-2, atol=1e-3 * parameter.grad.abs().max().item()
+        )
+
+
 def test_hooks_see_what_a_layer_gave() -> None:
     """The GELU works in place only where no one looks at its input."""
     model = create_model("timesformer_tiny").eval()
