@@ -65,6 +65,14 @@ def test_image_weights_of_another_size_are_resized_bicubic(randomised) -> None:
         assert "bicubic" in report.resized["pos_embed"]
 
 
+def test_a_space_only_checkpoint_is_told_from_an_image_vit_by_its_classes(randomised) -> None:
+    theirs, ours = randomised("timesformer", attention="space"), randomised("timesformer", attention="space", size=40)
+    load_weights(ours, theirs.state_dict())
+    assert torch.equal(ours.pos_embed.data, nearest_sequence(theirs.pos_embed.data, 25, prefix=1))
+    load_weights(ours, randomised("vit_b_16", num_classes=7).state_dict() | {"pos_embed": theirs.pos_embed.data})
+    assert torch.equal(ours.pos_embed.data, bicubic_grid(theirs.pos_embed.data, (5, 5)))
+
+
 def test_a_head_of_other_classes_is_dropped(randomised) -> None:
     theirs, ours = randomised("timesformer"), randomised("timesformer", num_classes=9)
     head = ours.head.weight.clone()
