@@ -50,7 +50,8 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> tuple[State, str]:
     try:
         content = _read_folder(path) if path.is_dir() else _read(path)
     except FileNotFoundError as error:
-        raise WeightsError(f"there is no file {path}{nearest_published(str(source))}") from error
+        near = nearest_published(str(source)) or "; name another, or an id that `tubelet models --weights` lists"
+        raise WeightsError(f"there is no file {path}{near}") from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror or error}); mend that, or name another") from error
     state, how = _unwrap(content, str(path))

@@ -341,7 +341,7 @@ def test_tensors_without_plain_values_are_told(model, tmp_path: Path) -> None:
 
 
 def test_what_holds_no_tensors_is_refused(model, tmp_path: Path) -> None:
-    assert "there is no file" in message(tmp_path / "nowhere.pt")
+    assert "nowhere.pt; name another, or an id that `tubelet models --weights`" in message(tmp_path / "nowhere.pt")
     assert "holds no tensors" in message({"epoch": 3})
     torch.save([1, 2], tmp_path / "list.pt")
     assert "holds a list" in message(tmp_path / "list.pt")
