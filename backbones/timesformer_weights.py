@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from .image.vit_weights import VIT_LAYOUTS, fit_class_token, vit_traits
+from .image.vit_weights import VIT_LAYOUTS, as_plain, resize_bicubic, vit_traits
 from .layouts import Layout, LoadReport, State, WeightRules, renamer
 from .lift.resize import nearest_sequence
 from .lift_weights import start_time_from_space
@@ -91,7 +91,9 @@ def fit_timesformer(model: nn.Module, state: State, report: LoadReport) -> State
     """Bring TimeSformer or image ViT weights to this model: fold in what it lacks, resize embeddings, add time."""
     timesformer: TimeSformer = model  # type: ignore[assignment]
     if report.layout in {layout.name for layout in VIT_LAYOUTS}:
-        state = fit_class_token(state, timesformer.pos_embed, report)
+        state = as_plain(state, report)
+        if not _sees_space_alone(timesformer, state):
+            resize_bicubic(state, timesformer.pos_embed, 1, report)
     _resize(timesformer, state, report)
     if timesformer.attention == "divided" and not any(".temporal_" in key for key in state):
         start_time_from_space(state, (".attn.", ".norm1."), report)
@@ -99,6 +101,13 @@ def fit_timesformer(model: nn.Module, state: State, report: LoadReport) -> State
     if timesformer.time_embed is not None and "time_embed" not in state:
         report.initialised.append("time_embed")
     return state
+
+
+def _sees_space_alone(model: TimeSformer, state: State) -> bool:
+    """Whether these are a TimeSformer's with space-only attention, which has an image ViT's names. It is told by the
+    classifier: an image network seldom has as many classes as the video model that it is loaded into."""
+    head = state.get("head.weight")
+    return model.attention == "space" and head is not None and head.shape == model.head.weight.shape
 
 
 def _resize(model: TimeSformer, state: State, report: LoadReport) -> None:

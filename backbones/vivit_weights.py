@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .vivit import ViViT
 
 _IMAGE = {layout.name: layout for layout in VIT_LAYOUTS}
-_PUBLISHED_TIMES = 16  # every published ViViT takes 32 frames in tubelets of 2
+_PUBLISHED = ((16, 14, 14), (16, 20, 20))  # 32 frames of 224 or 320 pixels in tubelets of 2 x 16 x 16
 _CHECKPOINT = re.compile(r"^(?:.*/)?(?:target|params)/(?=embedding/kernel$)")
 
 _rename_scenic = renamer(
@@ -153,7 +153,7 @@ def _lift_positions(model: ViViT, state: State, report: LoadReport) -> None:
         return
     first, rest, side = pos[:, : model.prefix], pos[:, 1:], _square(pos.shape[1] - 1)
     if rest.shape[1] != math.prod(grid) and side is not None:
-        rest = linear_grid(rest, (side, side), tuple(grid))
+        rest = _resized(rest, (side, side), tuple(grid))
         report.resized["pos_embed"] = _told((side, side), grid)
     if model.variant != "factorised_encoder":
         rest = rest.repeat(1, times, 1)
@@ -166,24 +166,33 @@ def _resize(model: ViViT, name: str, grid: tuple[int, ...], state: State, report
     pos = state.get(name)
     source = None if pos is None or pos.ndim != 3 else _source_grid(pos.shape[1] - model.prefix, grid)
     if pos is not None and source is not None and source != grid:
-        state[name] = linear_grid(pos, source, grid, model.prefix)
+        state[name] = _resized(pos, source, grid, model.prefix)
         report.resized[name] = _told(source, grid)
 
 
+def _resized(pos: Tensor, source: tuple[int, ...], grid: tuple[int, ...], prefix: int = 0) -> Tensor:
+    """As exact as Scenic's loader, which computes in float64."""
+    return linear_grid(pos.double(), source, grid, prefix).to(pos.dtype)
+
+
 def _source_grid(entries: int, grid: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The grid that so many positions were made for, or None. It is not stored: of (t h w) either the times or the
-    places are taken to be as here, or the times to be the published ones, which decide where several are possible."""
+    """The grid that so many positions were made for, or None. It is not stored: a published number is of its grid; of
+    others (t h w), either the places are taken to be as here, or the times, or these to be the published ones."""
     if entries == math.prod(grid) or len(grid) == 1:
         return grid if entries == math.prod(grid) else (entries,)
     if len(grid) == 2:
         side = _square(entries)
         return None if side is None else (side, side)
     times, places = grid[0], math.prod(grid[1:])
-    found = [(entries // places, *grid[1:])] if entries % places == 0 else []
-    for count in (times, _PUBLISHED_TIMES):
+    if published := next((one for one in _PUBLISHED if math.prod(one) == entries), None):
+        return published
+    if entries % places == 0:
+        return (entries // places, *grid[1:])
+    for count in (times, _PUBLISHED[0][0]):
         side = _square(entries // count) if entries % count == 0 else None
-        found += [(count, side, side)] if side is not None else []
-    return next((one for one in found if one[0] == _PUBLISHED_TIMES), found[0] if found else None)
+        if side is not None:
+            return (count, side, side)
+    return None
 
 
 def _square(count: int) -> int | None:

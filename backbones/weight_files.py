@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import pickle
 import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,8 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> tuple[State, str]:
     try:
         content = _read_folder(path) if path.is_dir() else _read(path)
     except FileNotFoundError as error:
-        raise WeightsError(f"there is no file {path}{nearest_published(str(source))}") from error
+        near = nearest_published(str(source)) or "; name another, or an id that `tubelet models --weights` lists"
+        raise WeightsError(f"there is no file {path}{near}") from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror or error}); mend that, or name another") from error
     state, how = _unwrap(content, str(path))
@@ -91,7 +94,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         start = file.read(512)
     if path.name.endswith(".index.json"):
         return _read_parts(path)
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
+    if start[8:9] == b"{":  # of safetensors, after the header's length
         return _read_safetensors(path)
     if start.startswith(b"PK"):
         return read_arrays(path) if _holds_arrays(path) else _read_torch(path)
@@ -104,10 +107,10 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _what_else(start: bytes) -> str:
     """What a file that is none of weights is, and what to do about it."""
-    text = start.lstrip().lower()
+    text = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
     if not start:
         return f"is empty; {_AGAIN}"
-    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
+    if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<!--")):
         return "is a web page, not weights: what answered the download wants a login or a click; fetch it in a browser"
     if start.startswith(b"version https://git-lfs"):
         return "is only a pointer of git-lfs to the weights; fetch them with `git lfs pull`"
@@ -168,7 +171,12 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
                 f"{path} holds objects that run code when unpickled{_named(error)}, so it was not opened; "
                 "where you trust it, save its state dict alone: torch.save(model.state_dict(), ...)"
             ) from error
-        raise WeightsError(f"{path} is damaged or no PyTorch file ({error}); {_AGAIN}") from error
+        if "unsupported operand" in str(error).lower():  # of a protocol that torch.save does not write
+            raise WeightsError(
+                f"{path} is a plain pickle, which could run code, or damaged, so it was not opened; where you trust "
+                "it, load it and save its tensors: torch.save(state_dict, ...)"
+            ) from error
+        raise WeightsError(f"{path} is damaged or no PyTorch file ({_told(error)}); {_AGAIN}") from error
     except RuntimeError as error:
         if "magic number" in str(error):
             raise WeightsError(f"{path} is a plain pickle, not PyTorch's (Caffe2 writes such); {_AGAIN}") from error
@@ -176,16 +184,30 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     except (EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:  # of a broken pickle
         raise WeightsError(f"{path} is truncated or damaged; {_AGAIN}") from error
     if not isinstance(content, Mapping):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict")
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__}, not a state dict; save one: torch.save(model.state_dict(), ...)"
+        )
     return content
 
 
 def _unpickle(path: Path) -> Any:
-    with safe_globals(_PLAIN_DATA):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except UnicodeDecodeError:  # bytes of NumPy, pickled by Python 2
-            return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
+    try:
+        return _load(path)
+    except UnicodeDecodeError:  # bytes of NumPy, pickled by Python 2
+        return _load(path, encoding="latin1")
+
+
+def _load(path: Path, **options: Any) -> Any:
+    misnamed = path.suffix == ".safetensors"  # which alone would make torch choose another reader
+    with safe_globals(_PLAIN_DATA), path.open("rb") if misnamed else nullcontext(path) as source:
+        mmap = not misnamed and zipfile.is_zipfile(path)
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap, **options)
+
+
+def _told(error: Exception) -> str:
+    """The one line of PyTorch's advice that tells the cause."""
+    told = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    return next((line.strip() for line in told.splitlines() if line.strip()), "unreadable")
 
 
 def _named(error: Exception) -> str:
@@ -245,7 +267,30 @@ def _unwrap(content: Mapping[str, Any], label: str) -> tuple[State, str]:
         content = content[name]
     state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not state:
-        raise WeightsError(f"{label} holds no tensors; its keys are {', '.join(map(str, list(content)[:5])) or 'none'}")
+        raise WeightsError(f"{label} {_without_tensors(content)}")
+    _check_dense(state, label)
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state, how
+
+
+def _without_tensors(content: Mapping[Any, Any]) -> str:
+    """What a mapping without tensors is, and what to do about it."""
+    if "param_groups" in content or any("optim" in str(key) for key in content):
+        return "holds the state of an optimizer and no weights; name the file with the model's, saved beside it"
+    keys = ", ".join(map(str, list(content)[:5])) or "none"
+    return f"holds no tensors; its keys are {keys}; name the file of weights, or give the part that holds them"
+
+
+def _check_dense(state: State, label: str) -> None:
+    """Raise WeightsError for tensors whose values are not there, or not as they are computed with."""
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_quantized:
+            kind, undo = ("quantised", "dequantize") if value.is_quantized else ("sparse", "to_dense")
+            raise WeightsError(f"{label} holds {key} as a {kind} tensor; save it after .{undo}()")
+    empty = [key for key, value in state.items() if not value.numel()]
+    if 2 * len(empty) > len(state):
+        raise WeightsError(
+            f"{label} holds {len(empty)} empty tensors, such as {empty[0]}: the weights are spread over the files of "
+            "several processes (DeepSpeed ZeRO-3); gather them with the zero_to_fp32.py beside them"
+        )

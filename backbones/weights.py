@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .layouts import LoadReport, State, WeightsError, recognise, summarise_names
+from .layouts import Layout, LoadReport, State, WeightsError, recognise, summarise_names
 from .model import Model
 from .published import clip_spec, fetch, published_record
 from .registry import all_layouts, create_model, model_entry
 from .weight_files import read_weights
 
 _SHOWN = 4
+_MISSHAPEN = (IndexError, KeyError, RuntimeError, ValueError, ZeroDivisionError)  # of tensors with other axes
 _COUNTER = ".num_batches_tracked"  # of BatchNorm; nothing is computed from it where the momentum is a number
 
 
@@ -42,9 +43,7 @@ def load_weights(model: Model, source: str | Path | Mapping[str, Tensor], strict
     if layout is None:
         raise WeightsError(_unrecognised(model, raw, label))
     report = LoadReport(label, layout.name, total=len(model.state_dict()))
-    state = layout.convert(raw)
-    report.notes += _other_settings(model, layout.settings(state), layout.name)
-    state = rules.fit(model, state, report)
+    state = _fitted(model, layout, raw, report)
     own = model.state_dict()
     _drop_foreign_head(state, own, report)
 
@@ -141,16 +140,42 @@ def _drop_foreign_head(state: State, own: Mapping[str, Tensor], report: LoadRepo
     theirs = state.get("head.weight")
     if theirs is None:
         report.initialised += head
-    elif theirs.shape[0] != own["head.weight"].shape[0]:
+    elif theirs.ndim and theirs.shape[0] != own["head.weight"].shape[0]:
         why = f"{theirs.shape[0]} classes, this model has {own['head.weight'].shape[0]}"
         report.dropped |= {key: why for key in head if state.pop(key, None) is not None}
         report.initialised += head
 
 
+def _fitted(model: Model, layout: Layout, raw: State, report: LoadReport) -> State:
+    """The weights under our names, by the family's rules; WeightsError where their shapes are beyond the rules."""
+    try:
+        state = layout.convert(raw)
+        report.notes += _other_settings(model, layout.settings(state), layout.name)
+        return model.weight_rules.fit(model, state, report)
+    except WeightsError:
+        raise
+    except _MISSHAPEN as error:
+        raise WeightsError(
+            f"{report.source} ({report.layout}) does not fit {_name(model)}: it has the names, but tensors of other "
+            f"shapes than that network ({type(error).__name__}: {error}); download or save it again"
+        ) from error
+
+
+def _traits(model: Model, state: State) -> dict[str, object]:
+    """The architecture that weights show, as far as their shapes are those of any."""
+    try:
+        return model.weight_rules.traits(state)
+    except _MISSHAPEN:
+        return {}
+
+
 def _unrecognised(model: Model, raw: State, label: str) -> str:
     other = recognise(tuple(all_layouts()), raw)
     what = f"these are weights of {other.name}" if other else "its keys are of no network known here"
-    return f"{label} does not fit {_name(model)}: {what}; it begins with {_some(raw)}"
+    return (
+        f"{label} does not fit {_name(model)}: {what}; it begins with {_some(raw)}. Name weights of this network, or "
+        "build the one that they are of"
+    )
 
 
 def _unfit(
@@ -162,7 +187,7 @@ def _unfit(
     missing: list[str],
 ) -> str:
     """Name the likely cause, from how the two architectures differ, then the first keys of each kind."""
-    theirs, ours = model.weight_rules.traits(state), model.weight_rules.traits(model.state_dict())
+    theirs, ours = _traits(model, state), _traits(model, model.state_dict())
     differ = [
         f"{key} {value}, this model has {ours[key]}" for key, value in theirs.items() if ours.get(key, value) != value
     ]
@@ -173,7 +198,8 @@ def _unfit(
         ("missing", missing),
     )
     detail = "; ".join(f"{kind}: {_some(names)}" for kind, names in lists if names)
-    return f"{report.source} ({report.layout}) does not fit {_name(model)}: {cause}. {detail}"
+    mend = "build the network with these arguments" if differ else "strict=False loads what fits"
+    return f"{report.source} ({report.layout}) does not fit {_name(model)}: {cause}; {mend}. {detail}"
 
 
 def _some(names: Mapping[str, object] | list[str]) -> str:

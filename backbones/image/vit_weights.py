@@ -72,12 +72,13 @@ _rename_jax = renamer(
 
 
 def join_qkv(state: State) -> State:
-    """Join each attention's query, key and value, by whatever names, into one `attn.qkv`."""
+    """Join each attention's query, key and value, by whatever names, into one `attn.qkv`, unless one is missing."""
     joined = dict(state)
     for names in (("query", "key", "value"), ("q_proj", "k_proj", "v_proj")):
         for key in [key for key in state if f"attn.{names[0]}." in key]:
-            parts = [joined.pop(key.replace(names[0], name)) for name in names]
-            joined[key.replace(names[0], "qkv")] = torch.cat(parts)
+            parts = [key.replace(names[0], name) for name in names]
+            if all(part in joined for part in parts):
+                joined[key.replace(names[0], "qkv")] = torch.cat([joined.pop(part) for part in parts])
     return joined
 
 
@@ -194,11 +195,12 @@ def fold_layer_scale(state: State, own: Mapping[str, Tensor], report: LoadReport
     """Multiply each LayerScale that is not among `own` into the layer before it, which computes the same."""
     folded = [key for key in state if re.search(r"\.ls[12]\.gamma$", key) and key not in own]
     for key in folded:
-        gamma = state.pop(key).flatten()
         block, _, which = key.removesuffix(".gamma").rpartition(".")
         relation = "attn.proj" if f"{block}.attn.proj.weight" in state else "conv2"  # of a UniFormer's local blocks
         last = f"{block}.{relation if which == 'ls1' else 'mlp.fc2'}"
-        weight = state[f"{last}.weight"]
+        if f"{last}.weight" not in state or f"{last}.bias" not in state:
+            continue  # left over, and named as such
+        gamma, weight = state.pop(key).flatten(), state[f"{last}.weight"]
         state[f"{last}.weight"] = weight * gamma.view(-1, *[1] * (weight.ndim - 1))
         state[f"{last}.bias"] = state[f"{last}.bias"] * gamma
     if folded:

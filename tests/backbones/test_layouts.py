@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tubelet.backbones import load_weights
+from tubelet.backbones import WeightsError, load_weights
 
 State = dict[str, Tensor]
 
@@ -215,3 +215,13 @@ def test_a_lifted_vit_sees_a_still_video_as_its_image(randomised, small, publish
         assert report.copied["blocks.1.temporal_attn.qkv.weight"] == "from blocks.1.attn.qkv.weight"
         assert {"time_embed", "blocks.0.temporal_fc.weight"} <= set(report.initialised)
         assert "copied: blocks.*.temporal_norm1.weight x2 (from blocks.*.norm1.weight)" in str(report)
+
+
+@pytest.mark.parametrize("lost", ["query", "value"])
+def test_a_missing_part_of_an_attention_is_named(randomised, lost: str) -> None:
+    vit = randomised("vit_b_16")
+    state = to_huggingface_vit(vit.state_dict())
+    del state[next(key for key in state if f".0.attention.attention.{lost}.weight" in key)]
+    with pytest.raises(WeightsError, match=r"missing: blocks\.0\.attn\.qkv\.weight"):
+        load_weights(vit, state)
+    assert load_weights(vit, state, strict=False).initialised == ["blocks.0.attn.qkv.weight"]

@@ -390,6 +390,16 @@ def test_the_grid_of_published_positions_is_found() -> None:
     assert _source_grid(9, (5, 2)) == (3, 3)
     assert _source_grid(10, (5, 5)) is None
     assert _source_grid(4, (8,)) == (4,)
+    assert _source_grid(4 * 4 * 4, (4, 6, 6)) == (4, 4, 4)  # not the 16 times that published networks have
+    assert _source_grid(16 * 7 * 7, (5, 9, 9)) == (16, 7, 7)
+
+
+def test_positions_are_resized_at_load_as_exactly_as_scenic_does() -> None:
+    theirs, ours = randomised(), randomised(size=40, frames=10)
+    load_weights(ours, theirs.state_dict())
+    for name, before, after, prefix in (("pos_embed", (3, 3), (5, 5), 1), ("temporal_pos_embed", (3,), (5,), 1)):
+        exact = linear_grid(theirs.state_dict()[name].double(), before, after, prefix)
+        assert torch.equal(ours.state_dict()[name], exact.float())
 
 
 @every_variant

@@ -53,7 +53,7 @@ def message(source: object) -> str:
 
 
 @pytest.mark.parametrize("kind", ["pt", "pth", "bin", "legacy.pyth", "safetensors", "npz"])
-@pytest.mark.parametrize("ending", [None, ".pth", ".safetensors.old", ""])
+@pytest.mark.parametrize("ending", [None, ".pth", ".safetensors", ".safetensors.old", ""])
 def test_formats_are_read_whatever_the_ending(kind: str, ending: str | None, model, tmp_path: Path) -> None:
     path = write(kind, model.state_dict(), tmp_path)
     if ending is not None:
@@ -308,16 +308,40 @@ class TestFolders:
         (b"PK\x03\x04" + b"\x00" * 60, "is truncated or damaged"),
         (b"\x80\x02}q\x00.", "is a plain pickle"),
         (b"\x80\x02}q", "truncated or damaged"),
+        (b"\xef\xbb\xbf<!-- sign in --><html>", "is a web page, not weights"),
+        (pickle.dumps({"a": 1}, protocol=4), "is a plain pickle, which could run code"),
         (struct.pack("<Q", 1 << 40) + b"{" + b" " * 50, "truncated or no safetensors file"),
     ],
 )
-def test_what_is_no_file_of_weights_is_told_apart(content: bytes, says: str, tmp_path: Path) -> None:
-    (tmp_path / "weights.pth").write_bytes(content)
-    assert says in message(tmp_path / "weights.pth")
+@pytest.mark.parametrize("name", ["weights.pth", "model.safetensors"])
+def test_what_is_no_file_of_weights_is_told_apart(name: str, content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert says in message(tmp_path / name)
+
+
+def test_an_optimizers_state_is_told(model, tmp_path: Path) -> None:
+    state = torch.optim.AdamW(model.parameters()).state_dict()
+    for content in (state, {"optimizer": state, "epoch": 3}, {"optimizer_state_dict": {"zero_stage": 2}}):
+        torch.save(content, tmp_path / "optim.pt")
+        assert "optim.pt holds the state of an optimizer and no weights; name the file" in message(
+            tmp_path / "optim.pt"
+        )
+
+
+def test_tensors_without_plain_values_are_told(model, tmp_path: Path) -> None:
+    state = model.state_dict()
+    sharded = {key: torch.empty(0) for key in state}
+    sparse = state | {"head.weight": state["head.weight"].to_sparse()}
+    torch.save({"module": sharded}, tmp_path / "mp_rank_00_model_states.pt")
+    torch.save(sparse, tmp_path / "sparse.pt")
+    assert "gather them with the zero_to_fp32.py" in message(tmp_path / "mp_rank_00_model_states.pt")
+    assert "sparse.pt holds head.weight as a sparse tensor; save it after .to_dense()" in message(
+        tmp_path / "sparse.pt"
+    )
 
 
 def test_what_holds_no_tensors_is_refused(model, tmp_path: Path) -> None:
-    assert "there is no file" in message(tmp_path / "nowhere.pt")
+    assert "nowhere.pt; name another, or an id that `tubelet models --weights`" in message(tmp_path / "nowhere.pt")
     assert "holds no tensors" in message({"epoch": 3})
     torch.save([1, 2], tmp_path / "list.pt")
     assert "holds a list" in message(tmp_path / "list.pt")

@@ -1,9 +1,12 @@
 """Weights of another size, number of classes or network: resized, dropped, or refused with the cause."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
-from tubelet.backbones import WeightsError, load_weights
+from tubelet.backbones import WeightsError, create_model, load_weights
 from tubelet.backbones.lift.resize import bicubic_grid, nearest_sequence
 
 
@@ -62,6 +65,14 @@ def test_image_weights_of_another_size_are_resized_bicubic(randomised) -> None:
         assert "bicubic" in report.resized["pos_embed"]
 
 
+def test_a_space_only_checkpoint_is_told_from_an_image_vit_by_its_classes(randomised) -> None:
+    theirs, ours = randomised("timesformer", attention="space"), randomised("timesformer", attention="space", size=40)
+    load_weights(ours, theirs.state_dict())
+    assert torch.equal(ours.pos_embed.data, nearest_sequence(theirs.pos_embed.data, 25, prefix=1))
+    load_weights(ours, randomised("vit_b_16", num_classes=7).state_dict() | {"pos_embed": theirs.pos_embed.data})
+    assert torch.equal(ours.pos_embed.data, bicubic_grid(theirs.pos_embed.data, (5, 5)))
+
+
 def test_a_head_of_other_classes_is_dropped(randomised) -> None:
     theirs, ours = randomised("timesformer"), randomised("timesformer", num_classes=9)
     head = ours.head.weight.clone()
@@ -113,3 +124,30 @@ def test_missing_and_unexpected_keys_are_errors_unless_told_otherwise(randomised
     assert list(report.dropped) == ["blocks.0.attn.q_norm.weight"]
     assert report.initialised == ["norm.bias"]
     assert len(report.loaded) == report.total - 1
+
+
+NETWORKS = ("c3d_tiny", "csn_tiny", "i3d_tiny", "p3d_tiny", "r2plus1d_tiny", "r3d_tiny", "timesformer_tiny",
+            "uniformer_tiny", "video_swin_tiny", "vivit_tiny", "xvit_tiny")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("reshape", [torch.flatten, torch.sum, lambda value: value[..., :1]], ids=["flat", "0d", "cut"])
+def test_tensors_with_the_names_alone_are_one_error(name: str, reshape: Callable[[Tensor], Tensor]) -> None:
+    model = create_model(name)
+    state = {key: reshape(value) if value.ndim else value for key, value in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=rf"^state dict .*does not fit {name}: [^\n]*$"):
+        load_weights(model, state)
+
+
+def test_layerscale_without_its_layer_is_named(randomised) -> None:
+    state = randomised("vit_b_16", layer_scale=0.1).state_dict()
+    del state["blocks.0.attn.proj.weight"]
+    with pytest.raises(WeightsError, match=r"unexpected: blocks\.0\.ls1\.gamma; missing: .*attn\.proj\.weight"):
+        load_weights(randomised("timesformer"), state)
+
+
+def test_positions_that_are_no_square_are_one_error(randomised) -> None:
+    vit = randomised("vit_b_16")
+    for name in ("vit_b_16", "timesformer"):
+        with pytest.raises(WeightsError, match="is not a square grid"):
+            load_weights(randomised(name), vit.state_dict() | {"pos_embed": torch.zeros(1, 12, 24)})
