@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
     card = prepare(config)
     print(f"{config.out}: {len(card.classes)} classes")
     for name, split in card.splits.items():
-        print(f"  {name}: {split.videos} videos in {len(split.shards)} shards")
+        print(f"  {name}: {split.videos} of {split.listed} videos in {len(split.shards)} shards")
 
 
 if __name__ == "__main__":
