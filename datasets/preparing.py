@@ -1,8 +1,9 @@
 """From files to a dataset: each video checked under a deadline, split, and written to WebDataset shards with an index.
 
 out/card.json                          classes, counts, splits, checksums; written last
-out/report.json                        the files left out, each with its cause
-out/<name>-train-000000.tar            key.mp4 (or webm, avi, mkv: the bytes as they were) and key.json
+out/report.json                        the videos left out, each with its cause; how many each split has of how many
+out/<name>-train-000000.tar            key.mp4 (or webm, avi, mkv: the bytes as they were) and key.json;
+                                       a part of a longer file has the whole file, and says which frames it is
 out/<name>-train-000000.index.parquet  byte offsets, true frame counts, rates, sizes, codecs
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -141,7 +143,7 @@ def _on_disk(videos: Sequence[Video], allowed: float, max_bad: str) -> tuple[lis
         raise DataError(
             f"{len(missing)} of {len(videos)} videos are missing, more than --max-bad {max_bad}; the first is "
             f"{missing[0].video.path}. Give --videos the folder they lie in, or do without them: "
-            f"--max-bad {len(missing)}"
+            f"--max-bad {math.ceil(100 * len(missing) / len(videos)) + 1}%"
         )
     lost = {bad.video.key for bad in missing}
     return [video for video in videos if video.key not in lost], missing
