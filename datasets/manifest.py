@@ -183,23 +183,26 @@ def assign_splits(videos: Sequence[Video], val_fraction: float, seed: int) -> li
     """Gives each video without a split `train` or `val`: stratified by class, a pure function of keys and seed.
 
     Of a class with n videos, round(n * val_fraction) go to `val`, at least one where n > 1; a class of one video
-    stays in training. Videos with several labels are drawn from as one class. Where the videos come with splits of
-    their own they are kept and those without join `train`.
+    stays in training. Videos with several labels are drawn from as one class, and the parts of one file stay together,
+    counted by the label of the first. Where the videos come with splits of their own they are kept and those without
+    join `train`.
     """
     if any(video.split for video in videos):
         return [video if video.split else replace(video, split="train") for video in videos]
     several = any(len(video.labels) > 1 for video in videos)
     by_label: dict[str, list[str]] = defaultdict(list)
-    for video in videos:
+    head_of: dict[Path, Video] = {}
+    for video in sorted(videos, key=lambda video: video.key):
+        head_of.setdefault(video.path, video)
+    for video in head_of.values():
         if video.labels:  # without labels there is nothing to validate
             by_label["" if several else video.labels[0]].append(video.key)
     held_out: set[str] = set()
     for label, keys in by_label.items():
-        keys.sort()
         count = round(len(keys) * val_fraction)
         if val_fraction > 0 and len(keys) > 1:
             count = min(max(count, 1), len(keys) - 1)
         digest = hashlib.sha256(f"{seed}/{label}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         held_out.update(keys[i] for i in rng.permutation(len(keys))[:count])
-    return [replace(video, split="val" if video.key in held_out else "train") for video in videos]
+    return [replace(video, split="val" if head_of[video.path].key in held_out else "train") for video in videos]

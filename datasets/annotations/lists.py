@@ -16,8 +16,10 @@ from .classes import ClassList
 from .files import read_lines
 
 _LABELLED = re.compile(r"(.+?)\s*[\s,]\s*(-?\d+)")
-_FILE_NAME = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{1,4}")
+_FILE_NAME = re.compile(r".*\.(?=\w*[A-Za-z])\w{2,5}")
 _UCF101 = re.compile(r"(train|test)list(\d\d)")
+
+_MOST_CLASSES = 100_000
 
 
 def parse_line(line: str) -> tuple[str, int | None]:
@@ -47,6 +49,10 @@ def read_lists(files: Sequence[Path], folder: Path | None, classes: ClassList | 
     videos = [video for file in files for video in _videos(file, folder or file.parent, classes)]
     if classes is None:
         highest = max((int(label) for video in videos for label in video.labels), default=-1)
+        if highest >= _MOST_CLASSES:
+            raise DataError(
+                f"{files[0]}: the label {highest} is no number of a class. Lines are `path label`, from 0 up"
+            )
         names = [str(number) for number in range(highest + 1)]
     else:
         names = classes.names
@@ -71,6 +77,8 @@ def _videos(file: Path, root: Path, classes: ClassList | None) -> list[Video]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Give --videos the folder that the paths of {file.name} start from")
     split = split_in_name(file)
+    # MMAction2's paths start in a folder of their split: kinetics400/videos_train, kinetics400/videos_val.
+    own = sorted(folder for folder in root.iterdir() if folder.is_dir() and split and split_in_name(folder) == split)
     names = set(classes.names) if classes else set()
     videos = []
     for line, text in read_lines(file):
@@ -83,5 +91,10 @@ def _videos(file: Path, root: Path, classes: ClassList | None) -> list[Video]:
             labels = []
         else:
             raise DataError(f"{file}, line {line}: no label follows the path '{path}'. Add the number of its class")
-        videos.append(Video(key_of(path), root / path, tuple(labels), split))
+        videos.append(Video(key_of(path), _located(path, [root, *own]), tuple(labels), split))
     return videos
+
+
+def _located(path: str, roots: Sequence[Path]) -> Path:
+    """The file below the first root that has it; below the first of all where none has."""
+    return next((root / path for root in roots if (root / path).is_file()), roots[0] / path)

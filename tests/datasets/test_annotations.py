@@ -214,6 +214,13 @@ class TestLists:
         manifest = files.read(flat=True, train_csv="a.mp4 0\n/data/b.mp4 1\n")
         assert [str(v.path) for v in manifest.videos] == [str(files.folder / "a.mp4"), "/data/b.mp4"]
 
+    def test_paths_may_start_in_a_folder_of_their_split(self, files: Files) -> None:
+        files.touch("videos_train/x/a.mp4", "videos_val/x/a.mp4", "x/b.mp4")
+        manifest = files.read(train_txt="x/a.mp4 0\nx/b.3gp 1\n", val_txt="x/a.mp4 0\nx/c.mp4 0\n")
+        places = [v.path.relative_to(files.videos).as_posix() for v in manifest.videos]
+        assert places == ["videos_train/x/a.mp4", "x/b.3gp", "videos_val/x/a.mp4", "x/c.mp4"]
+        assert len({v.key for v in manifest.videos}) == 4
+
     @pytest.mark.parametrize(
         ("name", "text"),
         [
@@ -243,6 +250,7 @@ class TestLists:
                 "in several formats: list: train.txt; table",
             ),
             ({"train_txt": "\n"}, "the file is empty"),
+            ({"train_txt": "a.mp4 1700000000\nb.mp4 0\n"}, "the label 1700000000 is no number of a class"),
         ],
     )
     def test_what_is_wrong(self, files: Files, texts: dict[str, str], message: str) -> None:

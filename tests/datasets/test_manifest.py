@@ -69,7 +69,9 @@ def test_folders_that_cannot_be_used(tmp_path: Path, names: list[str] | None, me
 
 @given(st.dictionaries(st.sampled_from("abcde"), st.integers(1, 30), min_size=2), st.integers(0, 3))
 def test_splits_are_stratified_and_pure(sizes: dict[str, int], seed: int) -> None:
-    videos = [Video(f"{label}/{i}", Path(), (label,)) for label, size in sizes.items() for i in range(size)]
+    videos = [
+        Video(f"{label}/{i}", Path(f"{label}/{i}"), (label,)) for label, size in sizes.items() for i in range(size)
+    ]
     placed = assign_splits(videos, 0.2, seed)
     assert [v.key for v in placed] == [v.key for v in videos]
     for label, size in sizes.items():
@@ -80,8 +82,15 @@ def test_splits_are_stratified_and_pure(sizes: dict[str, int], seed: int) -> Non
 
 
 def test_videos_of_several_labels_are_held_out_as_one_class() -> None:
-    videos = [Video(str(i), Path(), (f"{i}", "all")) for i in range(10)]
+    videos = [Video(str(i), Path(str(i)), (f"{i}", "all")) for i in range(10)]
     assert [v.split for v in assign_splits(videos, 0.2, 0)].count("val") == 2
+
+
+@given(st.lists(st.integers(0, 5), min_size=1), st.integers(0, 3))
+def test_the_parts_of_a_file_stay_in_one_split(files: list[int], seed: int) -> None:
+    videos = [Video(str(i), Path(str(file)), ("xy"[i % 2],), start=i) for i, file in enumerate(files)]
+    placed = assign_splits(videos, 0.3, seed)
+    assert len({(v.path, v.split) for v in placed}) == len(set(files))
 
 
 def test_given_splits_are_kept() -> None:
