@@ -60,7 +60,7 @@ def read_lists(files: Sequence[Path], folder: Path | None, classes: ClassList | 
 
 
 def _check_lists(files: Sequence[Path], classes: ClassList | None) -> None:
-    unknown = [file.name for file in files if split_in_name(file) is None]
+    unknown = [file for file in files if split_in_name(file) is None]
     if unknown and len(files) > 1:
         raise DataError(f"{unknown[0]}: the name says no split. Name each list so that it has train, val or test in it")
     numbers = sorted({match[2] for file in files if (match := _UCF101.fullmatch(file.stem))})

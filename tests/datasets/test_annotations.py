@@ -353,6 +353,31 @@ class TestTables:
             files.read(flat=True, labels_csv=text)
 
 
+PIECES = [
+    *("path,label", "path,labels,start,end,split", "label,youtube_id,time_start,time_end,split", "id,name"),
+    *("\n", ",", " ", "\t", '"', "|", "a.mp4", "x/b.mp4", "..", "/", "1", "-1", "1.5", "nan", "inf", "1e9", "name"),
+    *("train", "val", "test", "{", "}", "[", "]", ":", '{"a": 1}', '[{"id": 1, "template": "[x]"}]', "null", "\0", "é"),
+]
+NAMES = ["train.csv", "val.txt", "test.json", "labels.json", "classInd.txt", "trainlist01.txt", "a_test_split1.txt"]
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.lists(st.sampled_from(PIECES), max_size=12), min_size=1, max_size=2))
+def test_whatever_a_file_holds_it_is_a_manifest_or_one_message(
+    tmp_path_factory: pytest.TempPathFactory, texts: dict[str, list[str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "a.mp4").touch()
+    for name, pieces in texts.items():
+        (folder / name).write_text("".join(pieces))
+    try:
+        manifest = read_annotations([folder / name for name in texts], folder)
+    except DataError:
+        return
+    assert manifest.videos
+    assert len({video.key for video in manifest.videos}) == len(manifest.videos)
+    assert all(video.key and "." not in video.key for video in manifest.videos)
+
+
 def test_files_that_cannot_be_read(files: Files, tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("path,label\na.mp4,Pétanque\n".encode("latin-1"))
     (tmp_path / "no.parquet").write_bytes(b"PAR1")
