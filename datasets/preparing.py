@@ -49,9 +49,9 @@ class PrepareConfig:
     labels; or, with --labels, the folder that they lie in or that their paths start from."""
     labels: tuple[Path, ...] = ()
     """Label files of one dataset, recognised by name and content: the CSVs of Kinetics, the JSON files of
-    Something-Something V2, the split files of UCF101 or HMDB51, lists of `path label` (MMAction2, PySlowFast), a CSV
-    or Parquet file with the columns path, label or labels, and optionally start and end in seconds and split. Beside
-    any of them, a file with the names of the classes in their order."""
+    Something-Something V2, the split files of UCF101 or HMDB51, lists of `path label` (MMAction2, PySlowFast), or a
+    table (CSV, Parquet) with the columns path, label or labels, and optionally start and end in seconds and split.
+    Beside any of them, a file with the names of the classes in their order."""
     name: str | None = None
     """Name of the dataset, which its shards start with (default: the name of --out)."""
     split: str = "0.2"

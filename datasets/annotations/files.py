@@ -1,4 +1,5 @@
-"""Opening label files: UTF-8 with or without its mark, and one message where it is something else."""
+"""What the readers share: label files opened and parsed, with one message where they are something else, and where the
+videos they speak of lie."""
 
 from __future__ import annotations
 
@@ -17,6 +18,14 @@ def needed_folder(folder: Path | None, files: Sequence[Path]) -> Path:
     if folder is None:
         raise DataError(f"{files[0]}: does not say where the videos lie. Give their folder: --videos FOLDER")
     return folder
+
+
+def root_of_paths(file: Path, folder: Path | None) -> Path:
+    """Where the relative paths of a label file start: in the folder of the videos, else in its own."""
+    root = file.parent if folder is None else folder
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder. Give --videos the folder that the paths of {file.name} start from")
+    return root
 
 
 @contextmanager

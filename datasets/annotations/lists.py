@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..manifest import SPLITS, Manifest, Video, key_of, manifest_of
 from .classes import ClassList
-from .files import read_lines
+from .files import read_lines, root_of_paths
 
 _LABELLED = re.compile(r"(.+?)\s*[\s,]\s*(-?\d+)")
 _FILE_NAME = re.compile(r".*\.(?=\w*[A-Za-z])\w{2,5}")
@@ -46,7 +46,7 @@ def split_in_name(file: Path) -> str | None:
 def read_lists(files: Sequence[Path], folder: Path | None, classes: ClassList | None) -> Manifest:
     """Raises DataError where a list's split is not known, or a label is missing that is not in the folder's name."""
     _check_lists(files, classes)
-    videos = [video for file in files for video in _videos(file, folder or file.parent, classes)]
+    videos = [video for file in files for video in _videos(file, root_of_paths(file, folder), classes)]
     if classes is None:
         highest = max((int(label) for video in videos for label in video.labels), default=-1)
         if highest >= _MOST_CLASSES:
@@ -74,8 +74,6 @@ def _check_lists(files: Sequence[Path], classes: ClassList | None) -> None:
 
 
 def _videos(file: Path, root: Path, classes: ClassList | None) -> list[Video]:
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder. Give --videos the folder that the paths of {file.name} start from")
     split = split_in_name(file)
     # MMAction2's paths start in a folder of their split: kinetics400/videos_train, kinetics400/videos_val.
     own = sorted(folder for folder in root.iterdir() if folder.is_dir() and split and split_in_name(folder) == split)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from ..errors import DataError
 from ..manifest import SPLITS, Manifest, Video, key_of, manifest_of, split_named
 from .classes import ClassList
-from .files import read_rows
+from .files import read_rows, root_of_paths
 
 _COLUMNS = ("path", "label", "labels", "start", "end", "split")
 
@@ -28,11 +28,7 @@ def read_tables(files: Sequence[Path], folder: Path | None, classes: ClassList |
     videos: list[Video] = []
     multilabel = False
     for file in files:
-        root = folder if folder is not None else file.parent
-        if not root.is_dir():
-            raise DataError(
-                f"{root}: no such folder. Give --videos the folder that the paths of {file.name} start from"
-            )
+        root = root_of_paths(file, folder)
         for place, row in _rows(file):
             multilabel |= "labels" in row
             videos.append(_video(place, row, root))
@@ -45,7 +41,8 @@ def read_tables(files: Sequence[Path], folder: Path | None, classes: ClassList |
 
 def in_order(labels: set[str]) -> list[str]:
     """Alphabetical, or by size where all are whole numbers: 2 before 10."""
-    return sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
+    alphabetical = sorted(labels)
+    return sorted(alphabetical, key=int) if all(label.isdecimal() for label in labels) else alphabetical
 
 
 def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

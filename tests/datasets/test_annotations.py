@@ -389,3 +389,11 @@ def test_files_that_cannot_be_read(files: Files, tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=f"{name}: {message}"):
             read_annotations([tmp_path / name], None)
+
+
+def test_the_folder_of_the_videos_is_missing(files: Files, tmp_path: Path) -> None:
+    for texts in ({"train_csv": "a.mp4 0\nb.mp4 1\n"}, {"labels_csv": "path,label\na.mp4,x\nb.mp4,y\n"}):
+        with pytest.raises(
+            DataError, match=r"nowhere: no such folder. Give --videos the folder that the paths of .*csv"
+        ):
+            read_annotations(files.write(**texts), tmp_path / "nowhere")
