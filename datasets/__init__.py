@@ -1,10 +1,11 @@
 """What is trained on: files as one manifest, shards written and read, batches in a resumable order, the demo set."""
 
+from .annotations import read_annotations
 from .card import Card, read_card
 from .demo import DemoConfig, make_demo
 from .errors import DataError
 from .loader import ClipSettings, TrainBatch, ViewBatch, train_batches, view_batches
-from .manifest import SPLITS, Video, assign_splits, videos_in_csv, videos_in_folder
+from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
 from .order import Draw, Position, TrainOrder, epoch_order, rank_share
 from .preparing import PrepareConfig, prepare
 from .shards import ShardedSplit
@@ -16,6 +17,7 @@ __all__ = [
     "DataError",
     "DemoConfig",
     "Draw",
+    "Manifest",
     "Position",
     "PrepareConfig",
     "ShardedSplit",
@@ -28,9 +30,9 @@ __all__ = [
     "make_demo",
     "prepare",
     "rank_share",
+    "read_annotations",
     "read_card",
     "train_batches",
-    "videos_in_csv",
     "videos_in_folder",
     "view_batches",
 ]

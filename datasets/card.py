@@ -12,7 +12,7 @@ from .errors import DataError
 
 CARD_FILE = "card.json"
 FORMAT = "tubelet-dataset"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,23 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """videos: in all shards of the split; per_class: videos by class name; shards: in order."""
+    """videos: in all shards of the split; listed: in what it was made from, missing and bad ones too; per_class:
+    videos by class name, of those that have any; shards: in order."""
 
     videos: int
+    listed: int
     per_class: dict[str, int]
     shards: list[Shard]
 
 
 @dataclass(frozen=True)
 class Card:
-    """classes: names in label order (empty without labels); splits by name; source: what it was made from."""
+    """classes: names in label order (empty without labels); multilabel: a video may have any number of labels;
+    splits by name; source: what it was made from."""
 
     name: str
     classes: list[str]
+    multilabel: bool
     splits: dict[str, Split]
     source: dict[str, Any] = field(default_factory=dict)
 
@@ -81,7 +85,7 @@ def read_card(folder: Path) -> Card:
 
 def _card_of(content: dict[str, Any]) -> Card:
     splits = {
-        name: Split(split["videos"], split["per_class"], [Shard(**shard) for shard in split["shards"]])
+        name: Split(**{**split, "shards": [Shard(**shard) for shard in split["shards"]]})
         for name, split in content["splits"].items()
     }
-    return Card(content["name"], content["classes"], splits, content["source"])
+    return Card(content["name"], content["classes"], content["multilabel"], splits, content["source"])

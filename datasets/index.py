@@ -16,16 +16,20 @@ import pyarrow.parquet as pq
 
 from .errors import DataError
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 _VERSION_KEY = b"tubelet.index_version"
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
-        ("label", pa.int32()),  # -1 without labels
+        ("labels", pa.list_(pa.int32())),  # one, none, or, in multi-label data, any number
         ("suffix", pa.string()),  # "mp4", "webm", ...
         ("offset", pa.int64()),  # of the video's first byte in the tar
         ("size", pa.int64()),  # bytes
-        ("frames", pa.int32()),  # true count, in presentation order
+        ("start_frame", pa.int32()),  # the video is the frames start_frame <= i < end_frame of the file
+        ("end_frame", pa.int32()),
+        ("start", pa.float64()),  # seconds, as the annotations say; null where they say nothing
+        ("end", pa.float64()),
+        ("frames", pa.int32()),  # true count of the whole file, in presentation order
         ("rate", pa.float64()),  # average frames per second
         ("duration", pa.float64()),  # seconds
         ("height", pa.int32()),  # after rotation
@@ -35,7 +39,8 @@ SCHEMA = pa.schema(
     ],
     metadata={_VERSION_KEY: str(INDEX_VERSION).encode()},
 )
-_FROM_JSON = ("label", "frames", "rate", "duration", "height", "width", "rotation", "codec")
+_FROM_TAR = ("key", "suffix", "offset", "size")
+_FROM_JSON = tuple(name for name in SCHEMA.names if name not in _FROM_TAR)
 
 
 def index_path(shard: Path) -> Path:

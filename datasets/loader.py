@@ -56,8 +56,8 @@ class ClipSettings:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """clips (B, T, S, S, 3) uint8, not yet mirrored; mirrored (B,) bool: which of them are to be; labels (B,) int64;
-    faults: (key, cause) of each bad video that was replaced."""
+    """clips (B, T, S, S, 3) uint8, not yet mirrored; mirrored (B,) bool: which of them are to be; labels (B,) int64,
+    or (B, classes) bool of multi-label data; faults: (key, cause) of each bad video that was replaced."""
 
     clips: torch.Tensor
     mirrored: torch.Tensor
@@ -71,8 +71,8 @@ class TrainBatch:
 @dataclass(frozen=True)
 class ViewBatch:
     """All test views of B videos: clips (B, V, T, S, S, 3) uint8, V = temporal * spatial with the spatial ones of a
-    clip side by side; labels (B,) int64; indices (B,) video numbers; seconds (B, V, 2) start and end of each view;
-    faults: (video number, key, cause) of each video that could not be read, which is not in the batch."""
+    clip side by side; labels as in TrainBatch; indices (B,) video numbers; seconds (B, V, 2) start and end of each
+    view in the file; faults: (video number, key, cause) of each video that could not be read, not in the batch."""
 
     clips: torch.Tensor
     labels: torch.Tensor
@@ -88,7 +88,7 @@ class _TrainClips(Dataset):
     def __init__(self, split: ShardedSplit, settings: ClipSettings, seed: int):
         self.split, self.settings, self.seed = split, settings, seed
 
-    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, bool, int, list[tuple[str, str]]]:
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, bool, np.ndarray, list[tuple[str, str]]]:
         faults: list[tuple[str, str]] = []
         index = draw.index
         for attempt in range(_REPLACEMENTS):
@@ -97,7 +97,7 @@ class _TrainClips(Dataset):
                 index = int(rng.integers(len(self.split)))
             try:
                 clip = self._clip(index, rng)
-                return clip, bool(rng.uniform() < self.settings.flip), int(self.split.labels[index]), faults
+                return clip, bool(rng.uniform() < self.settings.flip), self.split.labels[index], faults
             except VideoError as error:
                 faults.append((self.split.key(index), error.cause))
         raise DataError(
@@ -108,11 +108,11 @@ class _TrainClips(Dataset):
     def _clip(self, index: int, rng: np.random.Generator) -> torch.Tensor:
         settings = self.settings
         with open_video(self.split.read(index), backend=settings.decoder, name=self.split.key(index)) as reader:
-            total = reader.info.frames
+            first, after = self.split.frame_range(index)
             if settings.sampling == "segments":
-                wanted = segment_clip(total, settings.frames, rng)
+                wanted = first + segment_clip(after - first, settings.frames, rng)
             else:
-                wanted = random_clip(total, settings.frames, settings.stride, rng)
+                wanted = first + random_clip(after - first, settings.frames, settings.stride, rng)
             box = random_crop_box(reader.info.height, reader.info.width, settings.crop_scale, settings.crop_ratio, rng)
             return crop_resize(reader.frames(wanted), box, settings.size)
 
@@ -130,11 +130,11 @@ class _ViewClips(Dataset):
     def _views(self, index: int) -> tuple[torch.Tensor, np.ndarray]:
         settings = self.settings
         with open_video(self.split.read(index), backend=settings.decoder, name=self.split.key(index)) as reader:
-            total = reader.info.frames
+            first, after = self.split.frame_range(index)
             if settings.sampling == "segments":
-                wanted = segment_views(total, settings.frames, self.temporal)
+                wanted = first + segment_views(after - first, settings.frames, self.temporal)
             else:
-                wanted = clip_views(total, settings.frames, settings.stride, self.temporal)
+                wanted = first + clip_views(after - first, settings.frames, settings.stride, self.temporal)
             frames = reader.frames(wanted.reshape(-1))  # the views of a video come from one decode
             times = reader.times()
         # (spatial, temporal * T, S, S, 3) -> (temporal * spatial, T, S, S, 3)
@@ -143,11 +143,11 @@ class _ViewClips(Dataset):
         return crops.transpose(0, 1).flatten(0, 1), np.repeat(seconds, self.spatial, axis=0)
 
 
-def _collate_train(samples: Sequence[tuple[torch.Tensor, bool, int, list]]) -> TrainBatch:
+def _collate_train(samples: Sequence[tuple[torch.Tensor, bool, np.ndarray, list]]) -> TrainBatch:
     clips, mirrored, labels, faults = zip(*samples, strict=True)
     every = [fault for some in faults for fault in some]
     # default_collate stacks straight into the shared memory that a batch leaves its worker in.
-    return TrainBatch(default_collate(clips), torch.tensor(mirrored), torch.tensor(labels), every)
+    return TrainBatch(default_collate(clips), torch.tensor(mirrored), torch.from_numpy(np.stack(labels)), every)
 
 
 class _CollateViews:

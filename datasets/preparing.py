@@ -1,8 +1,9 @@
 """From files to a dataset: each video checked under a deadline, split, and written to WebDataset shards with an index.
 
 out/card.json                          classes, counts, splits, checksums; written last
-out/report.json                        the files left out, each with its cause
-out/<name>-train-000000.tar            key.mp4 (or webm, avi, mkv: the bytes as they were) and key.json
+out/report.json                        the videos left out, each with its cause; how many each split has of how many
+out/<name>-train-000000.tar            key.mp4 (or webm, avi, mkv: the bytes as they were) and key.json;
+                                       a part of a longer file has the whole file, and says which frames it is
 out/<name>-train-000000.index.parquet  byte offsets, true frame counts, rates, sizes, codecs
 """
 
@@ -10,32 +11,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
+import math
 import os
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import TimeoutError as DeadlineError
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import webdataset
-from pebble import ProcessExpired, ProcessPool
 from pydantic import Field
 from tqdm import tqdm
 
-from tubelet.video import VideoError, VideoInfo, probe
-
+from .annotations import read_annotations
 from .card import CARD_FILE, Card, Shard, Split, write_card
+from .checking import Bad, Checked, check_all, outcomes, process_pool
 from .errors import DataError
 from .index import write_index
-from .manifest import SPLITS, Video, assign_splits, videos_in_csv, videos_in_folder
+from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
 
 REPORT_FILE = "report.json"
+_SHOWN = 20  # bad videos named on the terminal
+_NOTHING_TO_DO = (
+    "nothing to prepare. Give a folder of classes and a place for the shards: tubelet prepare --videos FOLDER --out DIR"
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,12 @@ class PrepareConfig:
     """Folder for the shards, the card and the report. Must be new or empty, unless --overwrite."""
     videos: Path | None = None
     """Folder with one subfolder per class; or train/, val/ and test/ of such; or the videos themselves, without
-    labels; or the folder that the paths of --labels start from."""
-    labels: Path | None = None
-    """CSV with a header and the columns path,label and optionally split (train, val or test)."""
+    labels; or, with --labels, the folder that they lie in or that their paths start from."""
+    labels: tuple[Path, ...] = ()
+    """Label files of one dataset, recognised by name and content: the CSVs of Kinetics, the JSON files of
+    Something-Something V2, the split files of UCF101 or HMDB51, lists of `path label` (MMAction2, PySlowFast), or a
+    table (CSV, Parquet) with the columns path, label or labels, and optionally start and end in seconds and split.
+    Beside any of them, a file with the names of the classes in their order."""
     name: str | None = None
     """Name of the dataset, which its shards start with (default: the name of --out)."""
     split: str = "0.2"
@@ -69,45 +74,79 @@ class PrepareConfig:
     """Replace a dataset that is already in --out."""
 
 
-@dataclass(frozen=True)
-class Checked:
-    """A video that will be in a shard: what the manifest says of it and what its bytes say."""
-
-    video: Video
-    info: VideoInfo
-
-
 def prepare(config: PrepareConfig) -> Card:
     """Makes a dataset as `config` says. Returns its card.
 
-    Raises DataError when the input or output cannot be used, when no video is good, or, after everything has been
-    written, when more videos are bad than `config.max_bad` allows.
+    Raises DataError when the input or output cannot be used, when more files are missing than `config.max_bad` allows,
+    when no video is good, or, after everything has been written, when more are bad than it allows.
     """
-    if config.out is None or (config.videos is None and config.labels is None):
-        raise DataError(
-            "nothing to prepare. Give a folder of classes and a place for the shards: "
-            "tubelet prepare --videos FOLDER --out DIR"
-        )
+    if config.out is None:
+        raise DataError(_NOTHING_TO_DO)
     _check_split_argument(config.split)
-    if config.labels is not None:
-        videos = videos_in_csv(config.labels, config.videos)
-    else:
-        videos = videos_in_folder(config.videos)  # type: ignore[arg-type]  # one of the two is given
+    manifest = _manifest(config)
+    videos = _with_splits(manifest, config)
     allowed = _allowed_bad(config.max_bad, len(videos))
+    present, missing = _on_disk(videos, allowed, config.max_bad)
     out = _empty_folder(config.out, config.overwrite)
 
-    good, bad = _check_all(videos, config)
-    (out / REPORT_FILE).write_text(json.dumps({"videos": len(videos), "good": len(good), "bad": bad}, indent=1))
-    _print_bad(bad, len(videos), out)
+    good, bad = check_all(present, config.check == "decode", config.deadline, config.workers)
+    bad = missing + bad
+    _report(videos, bad, out)
     if not good:
-        raise DataError(f"{config.videos or config.labels}: none of {len(videos)} files is a video that can be read")
-    card = _write_dataset(good, config, out)
+        source = config.videos or config.labels[0]
+        raise DataError(f"{source}: none of {len(videos)} files is a video that can be read")
+    card = _write_dataset(replace(manifest, videos=videos), good, config, out)
     if len(bad) > allowed:
         raise DataError(
-            f"{len(bad)} of {len(videos)} files are bad, more than --max-bad {config.max_bad}. The others are in "
+            f"{len(bad)} of {len(videos)} videos are bad, more than --max-bad {config.max_bad}. The others are in "
             f"{out}; {out / REPORT_FILE} names each bad one. Mend them and prepare again, or allow them with --max-bad"
         )
     return card
+
+
+def _manifest(config: PrepareConfig) -> Manifest:
+    if config.labels:
+        return read_annotations(config.labels, config.videos)
+    if config.videos is None:
+        raise DataError(_NOTHING_TO_DO)
+    return videos_in_folder(config.videos)
+
+
+def _with_splits(manifest: Manifest, config: PrepareConfig) -> list[Video]:
+    """The videos of the manifest, each in a split, and a word on what may surprise in them."""
+    if config.split in SPLITS:
+        videos = [replace(video, split=video.split or config.split) for video in manifest.videos]
+    else:
+        videos = assign_splits(manifest.videos, float(config.split), config.seed)
+        counts = Counter(label for video in videos for label in video.labels)
+        lonely = sorted(label for label, count in counts.items() if count == 1)
+        if lonely and not any(video.split for video in manifest.videos):
+            print(f"classes of one video, which have nothing to be validated on: {', '.join(lonely)}", file=sys.stderr)
+    splits_of: dict[Path, list[str | None]] = defaultdict(list)
+    for video in videos:
+        splits_of[video.path].append(video.split)
+    if len(splits_of) < len(videos):
+        torn = sum(len(set(splits)) > 1 for splits in splits_of.values())
+        where = f"; {torn} of these files have parts in more than one split" if torn else ""
+        print(
+            f"{len(videos)} videos are parts of {len(splits_of)} files: each is stored with its whole file{where}",
+            file=sys.stderr,
+        )
+    return videos
+
+
+def _on_disk(videos: Sequence[Video], allowed: float, max_bad: str) -> tuple[list[Video], list[Bad]]:
+    """The videos whose file is there, and those whose file is not. Raises DataError where these are more than allowed,
+    before hours of work."""
+    missing = [Bad(video, "no such file") for video in videos if not video.path.is_file()]
+    if len(missing) > allowed:
+        raise DataError(
+            f"{len(missing)} of {len(videos)} videos are missing, more than --max-bad {max_bad}; the first is "
+            f"{missing[0].video.path}. Give --videos the folder they lie in, or do without them: "
+            f"--max-bad {math.ceil(100 * len(missing) / len(videos)) + 1}%"
+        )
+    lost = {bad.video.key for bad in missing}
+    return [video for video in videos if video.key not in lost], missing
 
 
 def _check_split_argument(split: str) -> None:
@@ -144,95 +183,57 @@ def _empty_folder(out: Path, overwrite: bool) -> Path:
     return out
 
 
-def _pool(workers: int) -> ProcessPool:
-    # Decoders leak a little on damaged files (see video/): a worker is replaced after 2,000 videos.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    return ProcessPool(max_workers=workers or os.cpu_count() or 1, max_tasks=2000, context=context)
-
-
-def _outcomes(pool: ProcessPool, function: Callable, items: Sequence, deadline: float | None) -> Iterator[Any]:
-    """Results in the order of `items`; a deadline, a crash or an exception is yielded in its place, not raised."""
-    results = pool.map(function, items, timeout=deadline, chunksize=1).result()
-    for _ in items:
-        try:
-            yield next(results)
-        except Exception as error:
-            yield error
-
-
-def _cause(error: Exception, deadline: float) -> str:
-    if isinstance(error, VideoError):
-        return error.cause
-    if isinstance(error, DeadlineError):
-        return f"not checked within {deadline:g} s: the decoder hangs or the disk is very slow"
-    if isinstance(error, ProcessExpired):
-        return f"the decoder crashed (exit code {error.exitcode})"
-    return f"{type(error).__name__}: {error}"
-
-
-def _probe(decode: bool, video: Video) -> VideoInfo:
-    return probe(video.path, decode=decode)
-
-
-def _check_all(videos: Sequence[Video], config: PrepareConfig) -> tuple[list[Checked], list[dict[str, str]]]:
-    good: list[Checked] = []
-    bad: list[dict[str, str]] = []
-    with _pool(config.workers) as pool:
-        outcomes = _outcomes(pool, partial(_probe, config.check == "decode"), videos, config.deadline)
-        progress = tqdm(zip(videos, outcomes, strict=True), "checking", len(videos), unit=" videos", disable=None)
-        for video, outcome in progress:
-            if isinstance(outcome, Exception):
-                bad.append({"path": str(video.path), "cause": _cause(outcome, config.deadline)})
-            else:
-                good.append(Checked(video, outcome))
-    return good, bad
-
-
-def _print_bad(bad: Sequence[dict[str, str]], total: int, out: Path) -> None:
+def _report(videos: Sequence[Video], bad: Sequence[Bad], out: Path) -> None:
+    """What is left out, wholly in the report and its beginning on the terminal."""
+    entries = [{"path": str(b.video.path), "start": b.video.start, "end": b.video.end, "cause": b.cause} for b in bad]
+    listed, lost = (Counter(video.split for video in some) for some in (videos, [b.video for b in bad]))
+    splits = {
+        split: {"videos": listed[split], "good": listed[split] - lost[split]} for split in SPLITS if listed[split]
+    }
+    for split, counts in splits.items():
+        if not counts["good"]:
+            print(f"{split}: none of its {counts['videos']} videos can be used", file=sys.stderr)
+    report = {"videos": len(videos), "good": len(videos) - len(bad), "splits": splits, "bad": entries}
+    (out / REPORT_FILE).write_text(json.dumps(report, indent=1))
     if not bad:
         return
-    print(f"{len(bad)} of {total} files are left out ({out / REPORT_FILE}):", file=sys.stderr)
-    for entry in bad[:20]:
-        print(f"  {entry['path']}: {entry['cause']}", file=sys.stderr)
-    if len(bad) > 20:
-        print(f"  ... and {len(bad) - 20} more", file=sys.stderr)
+    print(f"{len(bad)} of {len(videos)} videos are left out ({out / REPORT_FILE}):", file=sys.stderr)
+    for left_out in bad[:_SHOWN]:
+        print(f"  {left_out.video}: {left_out.cause}", file=sys.stderr)
+    if len(bad) > _SHOWN:
+        print(f"  ... and {len(bad) - _SHOWN} more", file=sys.stderr)
 
 
-def _write_dataset(good: Sequence[Checked], config: PrepareConfig, out: Path) -> Card:
-    if config.split in SPLITS:
-        placed = [replace(c.video, split=c.video.split or config.split) for c in good]
-    else:
-        placed = assign_splits([checked.video for checked in good], float(config.split), config.seed)
-    checked = [Checked(video, c.info) for video, c in zip(placed, good, strict=True)]
-    classes = sorted({c.video.label for c in checked if c.video.label is not None})
-    _print_lonely(checked)
-
+def _write_dataset(manifest: Manifest, good: Sequence[Checked], config: PrepareConfig, out: Path) -> Card:
+    classes = manifest.classes
+    if classes is None:
+        classes = sorted({label for checked in good for label in checked.video.labels})
     name = config.name or out.resolve().name
-    planned = {split: _plan(checked, split, config, out / f"{name}-{split}") for split in SPLITS}
+    planned = {split: _plan(good, split, config, out / f"{name}-{split}") for split in SPLITS}
     everything = [(path, members, classes) for shards in planned.values() for path, members in shards]
-    with _pool(config.workers) as pool:
-        outcomes = _outcomes(pool, _write_shard, everything, None)
-        written = list(tqdm(outcomes, "writing", len(everything), unit=" shards", disable=None))
+    with process_pool(config.workers) as pool:
+        results = outcomes(pool, _write_shard, everything, None)
+        written = list(tqdm(results, "writing", len(everything), unit=" shards", disable=None))
     for outcome in written:
         if isinstance(outcome, Exception):
             raise DataError(f"{out}: writing the shards failed ({outcome}); nothing is lost, run it again") from outcome
     by_file = {shard.file: shard for shard in written}
+    listed = Counter(video.split for video in manifest.videos)
     splits = {}
     for split, shards in planned.items():
         if shards:
-            counts = Counter(c.video.label for _, members in shards for c in members if c.video.label is not None)
+            counts = Counter(label for _, members in shards for c in members for label in c.video.labels)
             files = [by_file[path.name] for path, _ in shards]
-            splits[split] = Split(sum(shard.videos for shard in files), dict(sorted(counts.items())), files)
-    card = Card(name, classes, splits, {key: str(value) for key, value in asdict(config).items() if value is not None})
+            videos = sum(shard.videos for shard in files)
+            splits[split] = Split(videos, listed[split], {c: counts[c] for c in classes if counts[c]}, files)
+    card = Card(name, classes, manifest.multilabel, splits, _source(config))
     write_card(card, out)
     return card
 
 
-def _print_lonely(checked: Iterable[Checked]) -> None:
-    counts = Counter(c.video.label for c in checked if c.video.label is not None)
-    lonely = sorted(label for label, count in counts.items() if count == 1)
-    if lonely:
-        print(f"classes of a single video, which have nothing to be validated on: {', '.join(lonely)}", file=sys.stderr)
+def _source(config: PrepareConfig) -> dict[str, Any]:
+    """The arguments as JSON."""
+    return json.loads(json.dumps({k: v for k, v in asdict(config).items() if v not in (None, ())}, default=str))
 
 
 def _plan(
@@ -255,6 +256,7 @@ def _plan(
 
 def _write_shard(job: tuple[Path, list[Checked], list[str]]) -> Shard:
     path, members, classes = job
+    numbers = {label: number for number, label in enumerate(classes)}
     temporary = path.with_suffix(".tar.tmp")
     with (
         temporary.open("wb") as handle,
@@ -263,7 +265,14 @@ def _write_shard(job: tuple[Path, list[Checked], list[str]]) -> Shard:
     ):
         for checked in members:
             video = checked.video
-            about = {"label": classes.index(video.label) if video.label is not None else -1, "class": video.label}
+            about = {
+                "labels": [numbers[label] for label in video.labels],
+                "classes": video.labels,
+                "start": video.start,
+                "end": video.end,
+                "start_frame": checked.start_frame,
+                "end_frame": checked.end_frame,
+            }
             suffix = video.path.suffix.lstrip(".").lower() or "video"
             payload = json.dumps({**about, **asdict(checked.info)}).encode()
             tar.write({"__key__": video.key, suffix: video.path.read_bytes(), "json": payload})

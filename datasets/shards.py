@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tubelet.video import VideoError
 
@@ -17,7 +18,8 @@ from .index import read_index
 class ShardedSplit:
     """One split of a dataset, videos numbered 0 to len - 1 in the order of its shards.
 
-    labels: (videos,) int64 class numbers, -1 without labels. Holds no open files, so it can be sent to workers.
+    labels: (videos,) int64 class numbers, -1 without labels; of multi-label data (videos, classes) bool, True for each
+    label. Holds no open files, so it can be sent to workers.
     Raises DataError for a dataset that cannot be read, lacks the split, or has a shard missing or cut short.
     """
 
@@ -35,7 +37,8 @@ class ShardedSplit:
         self._keys = table["key"]
         self._offsets = table["offset"].to_numpy()
         self._sizes = table["size"].to_numpy()
-        self.labels = table["label"].to_numpy().astype(np.int64)
+        self._frames = np.stack([table["start_frame"].to_numpy(), table["end_frame"].to_numpy()], axis=1)
+        self.labels = _label_array(table["labels"], len(self.card.classes) if self.card.multilabel else None)
 
     def _checked(self, file: str, size: int) -> Path:
         path = self.folder / file
@@ -55,6 +58,25 @@ class ShardedSplit:
     def classes(self) -> list[str]:
         return self.card.classes
 
+    def require_one_label(self) -> None:
+        """Raises DataError unless each video has one label, which is what training and scores are made for."""
+        where = f"{self.folder}, {self.split}"
+        if self.card.multilabel:
+            raise DataError(
+                f"{where}: its videos have several labels each, and a model is trained and scored on one label per "
+                "video. Prepare it with a column `label` instead of `labels`; embedding takes it as it is"
+            )
+        if unlabelled := int((self.labels < 0).sum()):
+            raise DataError(
+                f"{where}: {unlabelled} of {len(self)} videos have no labels to train on or to score against. "
+                "Prepare it with labels; embedding takes it as it is"
+            )
+
+    def frame_range(self, index: int) -> tuple[int, int]:
+        """The frames first <= i < after of the bytes of video `index` that are the video."""
+        first, after = self._frames[index].tolist()
+        return first, after
+
     def key(self, index: int) -> str:
         return self._keys[index].as_py()
 
@@ -71,3 +93,16 @@ class ShardedSplit:
         if len(data) != size:
             raise VideoError(self.key(index), f"{shard} ends before the video does: the shard was cut short")
         return data
+
+
+def _label_array(lists: pa.ChunkedArray, classes: int | None) -> np.ndarray:
+    """Class numbers as lists -> (videos,) int64 of at most one each, or with `classes` (videos, classes) bool."""
+    counts = pc.list_value_length(lists).to_numpy()
+    videos, numbers = np.repeat(np.arange(len(counts)), counts), pc.list_flatten(lists).to_numpy()
+    if classes is None:
+        labels = np.full(len(counts), -1, np.int64)
+        labels[videos] = numbers
+        return labels
+    hot = np.zeros((len(counts), classes), bool)
+    hot[videos, numbers] = True
+    return hot

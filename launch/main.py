@@ -26,7 +26,7 @@ if _LAUNCH.parent.name != "tubelet":  # in a checkout; an installed tubelet has 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 COMMANDS = {
-    "prepare": "make a dataset of WebDataset shards from a folder of classes or a CSV",
+    "prepare": "make a dataset of WebDataset shards from a folder of classes or from label files",
     "train": "train or fine-tune a model on a dataset",
     "evaluate": "top-1 and top-5 of a trained model, per clip and per video",
     "embed": "clip embeddings of a dataset as Parquet",

@@ -2,7 +2,11 @@
 
     tubelet prepare --videos FOLDER --out DIR
 
-Each video is opened under a deadline; what is no video, or a damaged one, goes to DIR/report.json with its cause. The
+and a dataset with label files its folder of videos and these files:
+
+    tubelet prepare --videos kinetics400 --labels annotations/*.csv --out DIR
+
+Each video is opened under a deadline; what is missing, no video, or damaged goes to DIR/report.json with its cause. The
 videos' bytes are kept as they are.
 """
 
@@ -18,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     card = prepare(config)
     print(f"{config.out}: {len(card.classes)} classes")
     for name, split in card.splits.items():
-        print(f"  {name}: {split.videos} videos in {len(split.shards)} shards")
+        print(f"  {name}: {split.videos} of {split.listed} videos in {len(split.shards)} shards")
 
 
 if __name__ == "__main__":

@@ -62,8 +62,9 @@ class EmbedConfig:
 def embed(config: EmbedConfig) -> Path:
     """Embeds as `config` says. Returns the folder with the Parquet files.
 
-    Columns: key, split, label (null without one), start and end of the clip in seconds, vector (fixed-size list of
-    float32). The schema's metadata under `tubelet` says which model, weights and clip made them.
+    Columns: key, split, label (null without one; of multi-label data labels, a list), start and end of the clip in
+    seconds of its file, vector (fixed-size list of float32). The schema's metadata under `tubelet` says which model,
+    weights and clip made them.
     """
     if config.data is None or config.out is None:
         raise ConfigError("embedding needs --checkpoint RUN, --data DIR (made by `tubelet prepare`) and --out DIR")
@@ -100,7 +101,7 @@ def _write_part(
     part: Path,
 ) -> tuple[int, int]:
     """Writes this rank's rows, under another name until they are complete. Returns (rows, videos not read)."""
-    schema = _schema(model, state, checkpoint)
+    schema = _schema(model, state, checkpoint, splits[0].card.multilabel)
     temporary = part.with_name(f".{part.name}.tmp")
     rows = unread = 0
     total = sum(len(rank_share(len(split), world.size, world.rank)) for split in splits)
@@ -145,13 +146,13 @@ def _vectors(
         yield batch, vectors.numpy()
 
 
-def _schema(model: Model, state: State, checkpoint: Path) -> pa.Schema:
+def _schema(model: Model, state: State, checkpoint: Path, multilabel: bool) -> pa.Schema:
     digest = hashlib.sha256((checkpoint / WEIGHTS_FILE).read_bytes()).hexdigest()
     about = {"model": state.model, "weights_sha256": digest, "clip": asdict(state.clip)}
     columns = [
         ("key", pa.string()),
         ("split", pa.string()),
-        ("label", pa.string()),
+        ("labels", pa.list_(pa.string())) if multilabel else ("label", pa.string()),
         ("start", pa.float64()),
         ("end", pa.float64()),
         ("vector", pa.list_(pa.float32(), model.num_features)),
@@ -159,10 +160,16 @@ def _schema(model: Model, state: State, checkpoint: Path) -> pa.Schema:
     return pa.schema(columns, metadata={"tubelet": json.dumps(about)})
 
 
+def _names(split: ShardedSplit, label: np.ndarray) -> str | list[str] | None:
+    if split.card.multilabel:
+        return [split.classes[number] for number in np.flatnonzero(label)]
+    return split.classes[label] if label >= 0 else None
+
+
 def _table(split: ShardedSplit, batch: ViewBatch, vectors: np.ndarray, schema: pa.Schema) -> pa.Table:
     clips = vectors.shape[1]
     keys = [split.key(int(index)) for index in batch.indices for _ in range(clips)]
-    labels = [split.classes[int(label)] if label >= 0 else None for label in batch.labels for _ in range(clips)]
+    labels = [_names(split, label) for label in batch.labels.numpy() for _ in range(clips)]
     seconds = batch.seconds.reshape(-1, 2).numpy()
     vector = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[2])
     return pa.table([keys, [split.split] * len(keys), labels, seconds[:, 0], seconds[:, 1], vector], schema=schema)

@@ -108,11 +108,11 @@ def evaluate(config: EvaluateConfig) -> Metrics:
 
 
 def check_classes(split: ShardedSplit, classes: list[str], checkpoint: Path) -> None:
-    """Raises ConfigError unless the data has the classes, in the order, that the checkpoint was trained on."""
+    """Raises ConfigError unless the data has the classes, in the order, that the checkpoint was trained on, and
+    DataError unless each video has one of them."""
+    split.require_one_label()
     if split.classes == classes:
         return
-    if not split.classes:
-        raise DataError(f"{split.folder}: its videos have no labels to score against. Prepare it with labels")
     missing, new = [c for c in classes if c not in split.classes], [c for c in split.classes if c not in classes]
     parts = [f"{len(missing)} are missing, such as '{missing[0]}'"] if missing else []
     parts += [f"{len(new)} are unknown to it, such as '{new[0]}'"] if new else []

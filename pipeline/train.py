@@ -16,7 +16,6 @@ from torch import nn
 from tubelet.backbones import Model, UnknownModel, create_model, load_weights, meant_by
 from tubelet.datasets import (
     ClipSettings,
-    DataError,
     ShardedSplit,
     TrainBatch,
     TrainOrder,
@@ -50,9 +49,10 @@ def train(config: TrainConfig) -> Path:
     config = checked(config)
     run: Path = config.run.out  # type: ignore[assignment]  # checked
     split = ShardedSplit(config.data.data, "train")  # type: ignore[arg-type]  # checked
-    if not split.classes:
-        raise DataError(f"{split.folder}: its videos have no labels to train on. Prepare it with classes")
+    split.require_one_label()
     val_split = ShardedSplit(split.folder, "val") if "val" in split.card.splits and config.run.eval_every else None
+    if val_split is not None:
+        val_split.require_one_label()
     model = build_model(config, len(split.classes))
     loaded = None if config.model.weights is None else load_weights(model, config.model.weights)
     if loaded is not None and (record := meant_by(config.model.weights)):

@@ -10,7 +10,7 @@ from .errors import VideoError
 from .info import VideoInfo
 from .opening import BACKENDS, available_backends, open_video, probe
 from .reader import VideoReader
-from .sampling import clip_views, random_clip, segment_clip, segment_views
+from .sampling import clip_views, frames_between, random_clip, segment_clip, segment_views
 from .transforms import crop_resize, flip, normalize, random_crop_box, spatial_views
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "crop_resize",
     "encode_video",
     "flip",
+    "frames_between",
     "normalize",
     "open_video",
     "probe",

@@ -58,6 +58,15 @@ def segment_views(total: int, frames: int, views: int) -> np.ndarray:
     return bounds[:-1] + width * (2 * np.arange(views, dtype=np.int64)[:, None] + 1) // (2 * views)
 
 
+def frames_between(times: np.ndarray, start: float, end: float) -> tuple[int, int]:
+    """The frames first <= i < after that are shown from `start` up to, and without, `end`; first == after for none.
+
+    times: (frames,) seconds, ascending. Half a millisecond is forgiven on both sides: containers round to a whole one.
+    """
+    first, after = np.searchsorted(times, [start - 5e-4, end - 5e-4])
+    return int(first), max(int(first), int(after))
+
+
 def _check(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:

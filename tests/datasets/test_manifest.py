@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tubelet.datasets import DataError, Video, assign_splits, videos_in_csv, videos_in_folder
+from tubelet.datasets import DataError, Video, assign_splits, videos_in_folder
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -18,8 +18,8 @@ def touch(folder: Path, *names: str) -> Path:
 
 def test_a_folder_of_classes(tmp_path: Path) -> None:
     touch(tmp_path, "jump/a.b.mp4", "jump/deep/c.webm", "run/a b.avi", ".hidden/x.mp4", "run/.DS_Store")
-    videos = videos_in_folder(tmp_path)
-    assert [(v.key, v.label, v.split) for v in videos] == [
+    videos = videos_in_folder(tmp_path).videos
+    assert [(v.key, *v.labels, v.split) for v in videos] == [
         ("jump/a_b", "jump", None),
         ("jump/deep/c", "jump", None),
         ("run/a_b", "run", None),
@@ -27,13 +27,13 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
 
 
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
-    assert [v.label for v in videos_in_folder(touch(tmp_path, "a.mp4", "b.mp4"))] == [None, None]
+    assert [v.labels for v in videos_in_folder(touch(tmp_path, "a.mp4", "b.mp4")).videos] == [(), ()]
 
 
 def test_a_folder_that_brings_its_splits(tmp_path: Path) -> None:
     touch(tmp_path, "train/jump/a.mp4", "train/run/b.mp4", "val/jump/a.mp4")
-    videos = videos_in_folder(tmp_path)
-    assert [(v.key, v.label, v.split) for v in videos] == [
+    videos = videos_in_folder(tmp_path).videos
+    assert [(v.key, *v.labels, v.split) for v in videos] == [
         ("train/jump/a", "jump", "train"),
         ("train/run/b", "run", "train"),
         ("val/jump/a", "jump", "val"),
@@ -42,7 +42,7 @@ def test_a_folder_that_brings_its_splits(tmp_path: Path) -> None:
 
 def test_files_of_one_name_get_keys_of_their_own(tmp_path: Path) -> None:
     touch(tmp_path, "jump/a.mp4", "jump/a.webm", "run/a.mp4")
-    keys = [v.key for v in videos_in_folder(tmp_path)]
+    keys = [v.key for v in videos_in_folder(tmp_path).videos]
     assert len(set(keys)) == 3
     assert "run/a" in keys
     assert all("." not in key for key in keys)
@@ -67,47 +67,32 @@ def test_folders_that_cannot_be_used(tmp_path: Path, names: list[str] | None, me
         videos_in_folder(folder)
 
 
-def test_a_csv(tmp_path: Path) -> None:
-    file = tmp_path / "labels.csv"
-    file.write_text('path,label,split\na.mp4,jump,train\n"x/b,1.mp4",run,val\n../c.mp4,run,\n')
-    videos = videos_in_csv(file, None)
-    assert [(v.key, v.path, v.label, v.split) for v in videos] == [
-        ("a", tmp_path / "a.mp4", "jump", "train"),
-        ("x/b_1", tmp_path / "x/b,1.mp4", "run", "val"),
-        ("c", tmp_path / "../c.mp4", "run", None),  # a key never leaves the folder a tar is unpacked in
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("file,class\na,b\n", "must name the columns path,label"),
-        ("path,label\n", "no rows"),
-        ("path,label\na.mp4,\n", "line 2: a path and a label are needed"),
-        ("path,label,split\na.mp4,x,dev\nb.mp4,y,val\n", "split 'dev' is not one of train, val, test"),
-        ("path,label\na.mp4,x\na.mp4,y\n", "stand more than once"),
-        ("path,label\na.mp4,x\nb.mp4,x\n", "only one class"),
-    ],
-)
-def test_csvs_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "labels.csv"
-    file.write_text(text)
-    with pytest.raises(DataError, match=message):
-        videos_in_csv(file, None)
-
-
 @given(st.dictionaries(st.sampled_from("abcde"), st.integers(1, 30), min_size=2), st.integers(0, 3))
 def test_splits_are_stratified_and_pure(sizes: dict[str, int], seed: int) -> None:
-    videos = [Video(f"{label}/{i}", Path(), label) for label, size in sizes.items() for i in range(size)]
+    videos = [
+        Video(f"{label}/{i}", Path(f"{label}/{i}"), (label,)) for label, size in sizes.items() for i in range(size)
+    ]
     placed = assign_splits(videos, 0.2, seed)
     assert [v.key for v in placed] == [v.key for v in videos]
     for label, size in sizes.items():
-        held_out = sum(v.split == "val" for v in placed if v.label == label)
+        held_out = sum(v.split == "val" for v in placed if v.labels == (label,))
         assert held_out == (0 if size == 1 else max(1, round(size * 0.2)))
     by_key = {v.key: v.split for v in assign_splits(videos[::-1], 0.2, seed)}
     assert all(by_key[v.key] == v.split for v in placed)
 
 
+def test_videos_of_several_labels_are_held_out_as_one_class() -> None:
+    videos = [Video(str(i), Path(str(i)), (f"{i}", "all")) for i in range(10)]
+    assert [v.split for v in assign_splits(videos, 0.2, 0)].count("val") == 2
+
+
+@given(st.lists(st.integers(0, 5), min_size=1), st.integers(0, 3))
+def test_the_parts_of_a_file_stay_in_one_split(files: list[int], seed: int) -> None:
+    videos = [Video(str(i), Path(str(file)), ("xy"[i % 2],), start=i) for i, file in enumerate(files)]
+    placed = assign_splits(videos, 0.3, seed)
+    assert len({(v.path, v.split) for v in placed}) == len(set(files))
+
+
 def test_given_splits_are_kept() -> None:
-    videos = [Video("a", Path(), "x", "test"), Video("b", Path(), "x"), Video("c", Path(), "y", "train")]
+    videos = [Video("a", Path(), ("x",), "test"), Video("b", Path(), ("x",)), Video("c", Path(), ("y",), "train")]
     assert [v.split for v in assign_splits(videos, 0.5, 0)] == ["test", "train", "train"]

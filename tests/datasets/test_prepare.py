@@ -5,11 +5,16 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tubelet.datasets import DataError, PrepareConfig, ShardedSplit, prepare, read_card
+from tubelet.datasets.shards import _label_array
 from tubelet.video import open_video
 
 
@@ -51,7 +56,7 @@ def test_tar_and_webdataset_read_the_shards(dataset: Path) -> None:
     samples = list(webdataset.WebDataset(str(shard), shardshuffle=False, empty_check=False))
     assert len(samples) == len(names) // 2
     for sample in samples:
-        assert json.loads(sample["json"])["class"] == sample["__key__"].split("/")[0]
+        assert json.loads(sample["json"])["classes"] == [sample["__key__"].split("/")[0]]
         assert sum(kind in sample for kind in ("mp4", "webm", "avi")) == 1
 
 
@@ -69,7 +74,7 @@ def test_bad_files_are_reported_and_left_out(videos: Path, tmp_path: Path) -> No
     (folder / "left" / "notes.txt").write_text("not a video")
     victim = next(folder.rglob("*.mp4"))
     (folder / "right" / "cut.mp4").write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
-    with pytest.raises(DataError, match=r"3 of 27 files are bad, more than --max-bad 2"):
+    with pytest.raises(DataError, match=r"3 of 27 videos are bad, more than --max-bad 2"):
         prepare(PrepareConfig(out=tmp_path / "out", videos=folder, max_bad="2"))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     causes = {Path(entry["path"]).name: entry["cause"] for entry in report["bad"]}
@@ -83,7 +88,7 @@ def test_bad_files_are_reported_and_left_out(videos: Path, tmp_path: Path) -> No
 def test_a_decoder_that_hangs_meets_its_deadline(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
-    from tubelet.datasets.preparing import probe
+    from tubelet.datasets.checking import probe
 
     stuck = next((videos / "left").iterdir()).name
 
@@ -92,7 +97,7 @@ def test_a_decoder_that_hangs_meets_its_deadline(videos: Path, tmp_path: Path, m
             time.sleep(60)
         return probe(source, **options)
 
-    monkeypatch.setattr("tubelet.datasets.preparing.probe", slow_probe)
+    monkeypatch.setattr("tubelet.datasets.checking.probe", slow_probe)
     prepare(PrepareConfig(out=tmp_path / "out", videos=videos, max_bad="1", deadline=5, check="packets"))
     bad = json.loads((tmp_path / "out" / "report.json").read_text())["bad"]
     assert [(Path(entry["path"]).name, entry["cause"][:22]) for entry in bad] == [(stuck, "not checked within 5 s")]
@@ -120,7 +125,7 @@ def test_one_split_for_all(videos: Path, tmp_path: Path) -> None:
         ({"videos": None}, "nothing to prepare"),
         ({"split": "dev"}, "--split dev"),
         ({"max_bad": "few"}, "--max-bad few"),
-        ({"labels": Path("nowhere.csv")}, "nowhere.csv: no such file"),
+        ({"labels": (Path("nowhere.csv"),)}, "nowhere.csv: no such file"),
     ],
 )
 def test_arguments_that_cannot_be_used(videos: Path, tmp_path: Path, change: dict, message: str) -> None:
@@ -177,3 +182,13 @@ class TestWhatIsRefused:
     def test_an_unknown_split(self, copy: Path) -> None:
         with pytest.raises(DataError, match="no split 'dev'; it has train, val"):
             ShardedSplit(copy, "dev")
+
+
+@given(st.lists(st.sets(st.integers(0, 4)), min_size=1))
+def test_labels_as_arrays(labels: list[set[int]]) -> None:
+    lists = pa.chunked_array([pa.array([sorted(some) for some in labels], pa.list_(pa.int32()))])
+    hot = _label_array(lists, 5)
+    assert [set(np.flatnonzero(row)) for row in hot] == labels
+    ones = [some for some in labels if len(some) < 2]
+    lists = pa.chunked_array([pa.array([list(some) for some in ones], pa.list_(pa.int32()))])
+    assert _label_array(lists, None).tolist() == [next(iter(some), -1) for some in ones]

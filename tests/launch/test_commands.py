@@ -197,6 +197,26 @@ class TestTheWrongWayRound:
         done = tubelet("evaluate", "--checkpoint", trained, "--data", tmp_path / "other")
         self.fails(done, "tells 4 classes apart", "has 2", "3 are missing, such as 'anticlockwise'", "such as 'up'")
 
+    def test_parts_of_videos_with_several_labels(self, tubelet, trained: Path, videos: Path, tmp_path: Path) -> None:
+        """They are embedded, each from its own part of the file; training and scores say that they need one label."""
+        file = next(path.relative_to(videos) for path in sorted(videos.rglob("*.mp4")))
+        labels = tmp_path / "labels.csv"
+        labels.write_text(f"path,labels,start,end\n{file},a|b,0,0.4\n{file},b,0.5,\n")
+        words = ("--labels", labels, "--videos", videos, "--out", tmp_path / "several", "--split", "train")
+        assert tubelet("prepare", *words).code == 0
+        done = tubelet("train", *TINY, "--data", tmp_path / "several", "--out", tmp_path / "run")
+        self.fails(
+            done, "several, train: its videos have several labels each, and a model is trained and scored on one"
+        )
+        words = ("--checkpoint", trained, "--data", tmp_path / "several")
+        self.fails(tubelet("evaluate", *words, "--split", "train"), "its videos have several labels each")
+        done = tubelet("embed", *words, "--out", tmp_path / "embeddings")
+        assert done.code == 0, done.out
+        frame = pandas.read_parquet(tmp_path / "embeddings").sort_values("start")
+        assert [list(labels) for labels in frame.labels] == [["a", "b"], ["b"]]
+        assert frame.end.iloc[0] < 0.6
+        assert frame.start.iloc[1] >= 0.5
+
     def test_values_out_of_range(self, tubelet, trained: Path, dataset: Path) -> None:
         words = ("evaluate", "--checkpoint", trained, "--data", dataset)
         self.fails(tubelet(*words, "--batch-size", 0), "batch_size: input should be greater than or equal to 1, got 0")

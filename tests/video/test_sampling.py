@@ -1,11 +1,13 @@
 """The indices of clips: in range, ordered, of the right stride, and spread as the papers say."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tubelet.video import clip_views, random_clip, segment_clip, segment_views
+from tubelet.video import clip_views, frames_between, random_clip, segment_clip, segment_views
 
 totals, counts, strides, seeds = st.integers(1, 500), st.integers(1, 40), st.integers(1, 16), st.integers(0, 2**32 - 1)
 
@@ -75,3 +77,14 @@ def test_numbers_below_one(name):
         for sample in (lambda: random_clip(0, 4, 2, np.random.default_rng(0)), lambda: segment_clip(0, 4, None)):
             with pytest.raises(ValueError, match="total must be 1 or more"):
                 sample()
+
+
+@given(st.integers(1, 300), st.sampled_from([10, 24, 25, 30, 30000 / 1001]), st.booleans(), st.data())
+def test_frames_between(total, rate, in_milliseconds, data):
+    """Parts that meet share no frame and lose none, also where the container rounds its times to milliseconds."""
+    times = np.arange(total) / rate
+    stored = np.round(times, 3) if in_milliseconds else times
+    cuts = sorted(data.draw(st.lists(st.integers(0, total), max_size=5)))
+    edges = [0.0, *(cut / rate for cut in cuts), np.inf]
+    parts = [frames_between(stored, start, end) for start, end in pairwise(edges)]
+    assert parts == list(pairwise([0, *cuts, total]))
