@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 
 from tubelet.backbones import ClipSpec, Model, create_model, list_models
 from tubelet.datasets import (
@@ -48,12 +49,22 @@ class Clips:
     labels: torch.Tensor
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
-    folder: Path = tmp_path_factory.mktemp("demo")
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The demo set, made once for all workers of pytest-xdist, whose folders lie beside each other."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder if worker_id == "master" else folder.parent
+    shards, videos = folder / "demo-shards", folder / "demo-videos"
+    with FileLock(folder / "demo.lock"):
+        if not (shards / "card.json").exists():  # written last
+            prepare(PrepareConfig(out=shards, videos=make_demo(DemoConfig(out=videos)), check="packets"))
+    return shards
+
+
+@pytest.fixture(scope="session")
+def clips(shards: Path) -> Clips:
     recipe = read_recipe("demo")
-    prepare(PrepareConfig(out=folder / "shards", videos=make_demo(DemoConfig(out=folder / "videos")), check="packets"))
-    train, val = ShardedSplit(folder / "shards", "train"), ShardedSplit(folder / "shards", "val")
+    train, val = ShardedSplit(shards, "train"), ShardedSplit(shards, "val")
     settings = ClipSettings(8, 2, 48, crop_scale=recipe.data.crop_scale, flip=recipe.data.flip)
     order = TrainOrder(len(train), 0, recipe.data.batch_size, 1, 1)
     stream = train_batches(train, settings, order, Position(0, 0), rank=0, workers=1)
