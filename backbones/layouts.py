@@ -15,6 +15,11 @@ class WeightsError(ValueError):
     """Weights that cannot be read, or do not belong to the model; the message names the cause and the mend."""
 
 
+def no_settings(state: State) -> dict[str, object]:
+    """Where shapes tell all of a publisher's network, or its settings are ours."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Layout:
     """One publisher's naming of one network.
@@ -30,7 +35,7 @@ class Layout:
     convert: Callable[[State], State]
     never: tuple[str, ...] = ()
     axes: tuple[tuple[str, int], ...] = ()
-    settings: Callable[[State], dict[str, object]] = lambda state: {}
+    settings: Callable[[State], dict[str, object]] = no_settings
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
         if not all(_found(mark, state) for mark in self.marks) or any(_found(mark, state) for mark in self.never):

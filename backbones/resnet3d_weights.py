@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from .image.resnet_weights import RESNET_LAYOUTS, resnet_traits
-from .layouts import Layout, LoadReport, State, WeightRules, renamer
+from .layouts import Layout, LoadReport, State, WeightRules, no_settings, renamer
 from .lift.inflate import How
 from .lift_weights import inflate_kernels
 
@@ -82,14 +82,14 @@ def resnet3d_layouts(
             f"{family} (torchvision, VMZ)",
             (r"^stem\.0\.", r"^layer1\.0\.conv1\.0\.", *more.get("torchvision", ())),
             renamer(*torchvision, *_TORCHVISION),
-            settings=told.get("torchvision", _none),
+            settings=told.get("torchvision", no_settings),
         ),
         Layout(
             f"{family} (MMAction2)",
             (r"^(backbone\.)?layer1\.0\.conv1\.(conv|0)\.", *more.get("mmaction", ())),
             renamer(*mmaction, *_MMACTION),
             never=(r"^stem\.",),
-            settings=told.get("mmaction", _none),
+            settings=told.get("mmaction", no_settings),
         ),
         Layout(
             f"{family} (PySlowFast)",
@@ -102,16 +102,12 @@ def resnet3d_layouts(
             (r"^blocks\.1\.res_blocks\.0\.branch2\.", *more.get("pytorchvideo", ())),
             lambda state: pytorchvideo_rename(_number_stages(state)),
             never=(r"multipathway",),
-            settings=told.get("pytorchvideo", _none),
+            settings=told.get("pytorchvideo", no_settings),
         ),
         Layout(f"{family}, or image ResNet", (r"^(backbone\.)?layer1\.0\.conv1\.(\w+\.)?weight$",),
                RESNET_LAYOUTS[0].convert, never=(*RESNET_LAYOUTS[0].never, r"\.conv1\.conv\.")),
         *RESNET_LAYOUTS[1:],
     )  # fmt: skip
-
-
-def _none(state: State) -> dict[str, object]:
-    return {}
 
 
 def _mmaction_strides(state: State) -> dict[str, object]:
