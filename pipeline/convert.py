@@ -99,7 +99,7 @@ def _call(config: ConvertConfig, weights: Mapping[str, Tensor]) -> tuple[dict[st
     elif saved is not None and config.model in ("", saved["name"]):
         call = saved
     elif config.model:
-        call = {"name": config.model}
+        call = {"name": config.model, **_settings(config.model, weights)}
     else:
         call = _told_by(weights, config.model_args)
         shown = " ".join(f"{key}={value}" for key, value in call.items() if key not in ("name", "num_classes"))
@@ -111,6 +111,15 @@ def _call(config: ConvertConfig, weights: Mapping[str, Tensor]) -> tuple[dict[st
     if call.get("num_classes") is None:
         call["num_classes"] = count_classes(call["name"], weights)
     return call, remark
+
+
+def _settings(name: str, weights: Mapping[str, Tensor]) -> dict[str, object]:
+    """What the publisher's network of these weights computes with, as far as their names tell."""
+    layout = recognise(model_entry(name).build.weight_rules.layouts, dict(weights))
+    shapes = {key: torch.empty_like(value, device="meta") for key, value in weights.items()}
+    with suppress(*_NO_SUCH_NETWORK):  # load_weights will say why
+        return {} if layout is None else layout.settings(layout.convert(shapes))
+    return {}
 
 
 def _saved_config(folder: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tubelet.backbones import (
@@ -75,6 +76,18 @@ def test_what_shapes_tell_of_the_architecture(name: str, arguments: dict[str, ob
     again = load_model(tmp_path / "out")
     assert again.config["name"] == name
     assert same(again, model)
+
+
+def test_what_names_tell_of_the_architecture(tmp_path: Path) -> None:
+    """Joint attention and factorised heads have tensors of the same shapes; Hugging Face has the one alone."""
+    with safe_open(Path(__file__).parent.parent / "backbones/goldens/vivit-huggingface.safetensors", "pt") as file:
+        create = json.loads(file.metadata()["create"])
+        state = {key.removeprefix("state."): file.get_tensor(key) for key in file.keys() if key.startswith("state.")}  # noqa: SIM118
+    torch.save(state, tmp_path / "a.pt")
+    assert create["variant"] == "joint"
+    sizes = {key: value for key, value in create.items() if key not in ("name", "num_classes", "variant")}
+    converted(tmp_path / "a.pt", tmp_path / "out", model="vivit_b", model_args=sizes)
+    assert load_model(tmp_path / "out").config["variant"] == "joint"
 
 
 def test_a_model_that_is_named(tmp_path: Path) -> None:
