@@ -8,13 +8,17 @@ from .draw import contact_sheet
 from .encode import encode_video
 from .errors import VideoError
 from .info import VideoInfo
-from .opening import BACKENDS, available_backends, open_video, probe
+from .opening import BACKENDS, available_backends, open_video, probe, scan_video
 from .reader import VideoReader
 from .sampling import clip_views, frames_between, random_clip, segment_clip, segment_views
+from .scan import Scan
+from .source import Span
 from .transforms import crop_resize, flip, normalize, random_crop_box, spatial_views
 
 __all__ = [
     "BACKENDS",
+    "Scan",
+    "Span",
     "VideoError",
     "VideoInfo",
     "VideoReader",
@@ -30,6 +34,7 @@ __all__ = [
     "probe",
     "random_clip",
     "random_crop_box",
+    "scan_video",
     "segment_clip",
     "segment_views",
     "spatial_views",

@@ -29,10 +29,11 @@ class DecordReader(GuestReader):
 
         if doubt := doubts(scan):
             raise Unsuited(doubt)
-        where = io.BytesIO(source.where) if isinstance(source.where, bytes) else str(source.where)
+        where = source.whole()
+        target = io.BytesIO(where) if isinstance(where, bytes) else str(where)
         try:
             # Its default of many threads cannot decode VP9, and costs more CPU for a clip than it saves in waiting.
-            self._decoder = decord.VideoReader(where, ctx=decord.cpu(0), num_threads=1)
+            self._decoder = decord.VideoReader(target, ctx=decord.cpu(0), num_threads=1)
             starts = self._decoder.get_frame_timestamp(range(len(self._decoder)))[:, 0]
         except (decord.DECORDError, RuntimeError, AssertionError) as error:
             raise Unsuited(f"decord cannot open it: {first_line(error)}") from error

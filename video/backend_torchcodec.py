@@ -25,9 +25,14 @@ class TorchCodecReader(GuestReader):
             raise Unsuited("torchcodec cannot seek in an MPEG transport stream with an open GOP")
         if scan.bits > 8:
             raise Unsuited(f"torchcodec gives other colours on {scan.bits}-bit video")
-        where = source.where if isinstance(source.where, bytes) else str(source.where)
+        where = source.whole()
         try:
-            self._decoder = VideoDecoder(where, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+            self._decoder = VideoDecoder(
+                where if isinstance(where, bytes) else str(where),
+                dimension_order="NHWC",
+                num_ffmpeg_threads=1,
+                seek_mode="exact",
+            )
         except (RuntimeError, ValueError) as error:
             raise Unsuited(f"torchcodec cannot open it: {first_line(error)}") from error
         if len(self._decoder) != scan.info.frames:

@@ -14,8 +14,8 @@ from .backend_torchcodec import TorchCodecReader
 from .errors import Unsuited, VideoError
 from .info import VideoInfo
 from .reader import VideoReader
-from .scan import decode_all, scan
-from .source import Source
+from .scan import Scan, decode_all, scan_source
+from .source import Source, Span
 
 _PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}
 BACKENDS: tuple[str, ...] = tuple(_PACKAGES)
@@ -26,8 +26,12 @@ def available_backends() -> dict[str, str | None]:
     return {backend: _version(backend) for backend in BACKENDS}
 
 
-def open_video(source: str | Path | bytes, *, backend: str = "pyav", name: str | None = None) -> VideoReader:
-    """Opens a file, or a file's bytes, for frame-accurate reading; `name` stands for it in messages.
+def open_video(
+    source: str | Path | Span | bytes, *, backend: str = "pyav", name: str | None = None, scan: Scan | None = None
+) -> VideoReader:
+    """Opens a file, a span of one, or a file's bytes, for frame-accurate reading; `name` stands for it in messages.
+
+    scan: what `scan_video` found out of the same bytes before, so that they need not be looked through again.
 
     Where decord or torchcodec would be wrong on this file or cannot open it, the reader uses PyAV and says why in
     its `fallback`. Open it after a fork, in the process that reads.
@@ -36,7 +40,7 @@ def open_video(source: str | Path | bytes, *, backend: str = "pyav", name: str |
     """
     reader = _reader_class(backend)
     place = Source.of(source, name)
-    facts = scan(place)
+    facts = scan or scan_source(place)
     if reader is PyAVReader:
         return PyAVReader(place, facts)
     try:
@@ -45,17 +49,22 @@ def open_video(source: str | Path | bytes, *, backend: str = "pyav", name: str |
         return PyAVReader(place, facts, fallback=str(reason))
 
 
-def probe(source: str | Path | bytes, *, name: str | None = None, decode: bool = True) -> VideoInfo:
-    """What a video is, and that it is whole.
+def probe(source: str | Path | Span | bytes, *, name: str | None = None, decode: bool = True) -> VideoInfo:
+    """What a video is, and that it is whole: `scan_video(...).info`."""
+    return scan_video(source, name=name, decode=decode).info
+
+
+def scan_video(source: str | Path | Span | bytes, *, name: str | None = None, decode: bool = False) -> Scan:
+    """What a reader wants to know of a video before it decodes a clip of it, from one pass over its packets.
 
     With `decode` every frame is decoded, and a file that is cut short or damaged raises VideoError with the cause and
     the count; without, only the packets are read, and damage inside them goes unseen.
     """
     place = Source.of(source, name)
-    facts = scan(place)
+    facts = scan_source(place)
     if decode and not facts.distrust:  # one that cannot be trusted was decoded wholly to be scanned
         _check_frames(place, facts.info.frames)
-    return facts.info
+    return facts
 
 
 def _check_frames(place: Source, expected: int) -> None:

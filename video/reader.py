@@ -13,6 +13,7 @@ from .errors import VideoError
 from .info import VideoInfo
 from .scan import Scan
 from .source import Source
+from .transforms import Box, crop_resize
 
 
 class VideoReader(ABC):
@@ -54,6 +55,15 @@ class VideoReader(ABC):
             if slot != origin:
                 slots[slot] = slots[origin]
         return clip
+
+    def crops(self, indices: Sequence[int] | np.ndarray, boxes: Sequence[Box], size: int) -> torch.Tensor:
+        """Those frames, as in `frames`, each cut to every one of `boxes` (top, left, height, width) and scaled to
+        `size` pixels square: uint8 RGB (boxes, T, size, size, 3). What lies outside of the boxes is not converted.
+
+        Errors: as `frames`, and ValueError for a box that is not inside the frame.
+        """
+        frames = self.frames(indices)
+        return torch.stack([crop_resize(frames, box, size) for box in boxes])
 
     def times(self) -> np.ndarray:
         """(frames,) float64 seconds from the first frame, in presentation order."""

@@ -6,8 +6,10 @@ packets alone tells the same for nearly every file, and costs a hundredth. Where
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from itertools import pairwise
 
@@ -47,6 +49,35 @@ class Scan:
     discarded: int
     distrust: str | None
 
+    def pack(self) -> bytes:
+        """The scan in a few bytes a frame, to be kept beside the video. `Scan.unpack` gives it back."""
+        facts = {name: getattr(self, name) for name in _FACTS} | asdict(self.info)
+        # Differences of neighbours are small numbers that repeat, and so are differences from one to the next of them.
+        columns = [
+            np.diff(column, prepend=0) for column in (self.pts, self.dts, self.keys.astype(np.int64), self.order)
+        ]
+        head = json.dumps(facts).encode()
+        lengths = np.array([len(head), len(self.pts), len(self.order)], np.int32)
+        return zlib.compress(lengths.tobytes() + head + self.times.tobytes() + b"".join(c.tobytes() for c in columns))
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Scan:
+        """Errors: ValueError for bytes that `pack` did not make."""
+        try:
+            data = zlib.decompress(packed)
+            head, packets, frames = np.frombuffer(data, np.int32, 3).tolist()
+            facts = json.loads(data[12 : 12 + head])
+            times = np.frombuffer(data, np.float64, frames, 12 + head)
+            rest = np.frombuffer(data, np.int64, -1, 12 + head + 8 * frames)
+            pts, dts, keys, order = (np.cumsum(part) for part in np.split(rest, [packets, 2 * packets, 3 * packets]))
+            info = VideoInfo(**{field.name: facts.pop(field.name) for field in fields(VideoInfo)})
+            return cls(info, pts, dts, keys.astype(bool), order, times, **facts)
+        except (zlib.error, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"not a packed scan ({error})") from error
+
+
+_FACTS = ("format", "bits", "header_duration", "discarded", "distrust")
+
 
 def video_stream(container: InputContainer, name: str) -> VideoStream:
     """The best video stream, set to decode in this thread only. Errors: VideoError where there is none."""
@@ -60,7 +91,7 @@ def video_stream(container: InputContainer, name: str) -> VideoStream:
     return stream
 
 
-def scan(source: Source) -> Scan:
+def scan_source(source: Source) -> Scan:
     """Reads every packet of `source`, decodes the first frame. Errors: VideoError for what is not a whole video."""
     with source.container() as container, source.reading("its packets cannot be read"):
         stream = video_stream(container, source.name)

@@ -1,4 +1,4 @@
-"""Where the bytes of a video are: a path, or bytes in memory."""
+"""Where the bytes of a video are: a path, a span of a larger file such as a shard, or bytes in memory."""
 
 from __future__ import annotations
 
@@ -17,29 +17,63 @@ from .errors import VideoError
 
 
 @dataclass(frozen=True)
+class Span:
+    """`size` bytes of the file `path` from byte `offset` on: a video inside a tar."""
+
+    path: Path
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Source:
     """A video's bytes and the name it goes by in messages."""
 
-    where: Path | bytes
+    where: Path | Span | bytes
     name: str
 
     @classmethod
-    def of(cls, source: str | Path | bytes, name: str | None) -> Source:
+    def of(cls, source: str | Path | Span | bytes, name: str | None) -> Source:
         """Checks that a path leads to a file. Errors: VideoError."""
         if isinstance(source, (bytes, bytearray, memoryview)):
             return cls(bytes(source), name or f"<{len(source):,} bytes>")
+        if isinstance(source, Span):
+            return cls(source, name or f"{source.path}, byte {source.offset}")
         path = Path(source)
         if not path.is_file():
             raise VideoError(name or str(path), "it is a folder" if path.is_dir() else "no such file")
         # Absolute, because FFmpeg takes what stands before a colon in a relative name for a protocol.
         return cls(path.absolute(), name or str(path))
 
+    def bytes_between(self, start: int, end: int) -> bytes:
+        """The bytes start <= i < end of the video. Errors: VideoError where it has fewer."""
+        if isinstance(self.where, bytes):
+            data = self.where[start:end]
+        else:
+            path, offset = (self.where.path, self.where.offset) if isinstance(self.where, Span) else (self.where, 0)
+            try:
+                with path.open("rb", buffering=0) as file:
+                    file.seek(offset + start)
+                    data = file.read(end - start)
+            except OSError as error:
+                raise VideoError(self.name, f"{path} cannot be read ({error})") from error
+        if len(data) != end - start:
+            raise VideoError(self.name, "its file ends before the video does: it was cut short")
+        return data
+
     def file(self) -> BinaryIO:
-        return io.BytesIO(self.where) if isinstance(self.where, bytes) else self.where.open("rb")
+        if isinstance(self.where, Path):
+            return self.where.open("rb")
+        return io.BytesIO(self.whole())
+
+    def whole(self) -> Path | bytes:
+        """A path to the video and nothing else, or its bytes. Errors: VideoError where a span cannot be read."""
+        return self.bytes_between(0, self.where.size) if isinstance(self.where, Span) else self.where
 
     def container(self) -> InputContainer:
         """Opens it with FFmpeg. Errors: VideoError with the human cause."""
-        target = io.BytesIO(self.where) if isinstance(self.where, bytes) else str(self.where)
+        where = self.whole()
+        target = io.BytesIO(where) if isinstance(where, bytes) else str(where)
         try:
             # A playlist that poses as a video must not make FFmpeg fetch from the network. Titles come in any encoding.
             container = av.open(target, "r", options={"protocol_whitelist": "file"}, metadata_errors="replace")
