@@ -17,7 +17,6 @@ from tubelet.video import (
     available_backends,
     clip_views,
     crop_resize,
-    open_video,
     random_clip,
     random_crop_box,
     segment_clip,
@@ -107,7 +106,7 @@ class _TrainClips(Dataset):
 
     def _clip(self, index: int, rng: np.random.Generator) -> torch.Tensor:
         settings = self.settings
-        with open_video(self.split.read(index), backend=settings.decoder, name=self.split.key(index)) as reader:
+        with self.split.open(index, settings.decoder) as reader:
             first, after = self.split.frame_range(index)
             if settings.sampling == "segments":
                 wanted = first + segment_clip(after - first, settings.frames, rng)
@@ -129,7 +128,7 @@ class _ViewClips(Dataset):
 
     def _views(self, index: int) -> tuple[torch.Tensor, np.ndarray]:
         settings = self.settings
-        with open_video(self.split.read(index), backend=settings.decoder, name=self.split.key(index)) as reader:
+        with self.split.open(index, settings.decoder) as reader:
             first, after = self.split.frame_range(index)
             if settings.sampling == "segments":
                 wanted = first + segment_views(after - first, settings.frames, self.temporal)

@@ -1,25 +1,28 @@
-"""Reading a split of a prepared dataset: its index as columns, and the bytes of any video by number."""
+"""Reading a split of a dataset: its index as columns that stay on the disk, and any video of it by number."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tubelet.video import VideoError
+from tubelet.video import Scan, Span, VideoError, VideoReader, open_video
 
 from .card import Card, read_card
 from .errors import DataError
 from .index import read_index
+from .samples import checksum_before
 
 
 class ShardedSplit:
     """One split of a dataset, videos numbered 0 to len - 1 in the order of its shards.
 
     labels: (videos,) int64 class numbers, -1 without labels; of multi-label data (videos, classes) bool, True for each
-    label. Holds no open files, so it can be sent to workers.
+    label. All else stays in the memory-mapped indices, which the processes of a machine share. Holds no open files, so
+    it can be sent to workers.
     Raises DataError for a dataset that cannot be read, lacks the split, or has a shard missing or cut short.
     """
 
@@ -31,14 +34,13 @@ class ShardedSplit:
             has = ", ".join(self.card.splits) or "none"
             raise DataError(f"{folder}: has no split '{split}'; it has {has}")
         self._shards = [self._checked(shard.file, shard.bytes) for shard in self.card.splits[split].shards]
-        tables = [read_index(path) for path in self._shards]
-        self._shard_of = np.repeat(np.arange(len(tables)), [table.num_rows for table in tables])
-        table = pa.concat_tables(tables)
-        self._keys = table["key"]
-        self._offsets = table["offset"].to_numpy()
-        self._sizes = table["size"].to_numpy()
-        self._frames = np.stack([table["start_frame"].to_numpy(), table["end_frame"].to_numpy()], axis=1)
-        self.labels = _label_array(table["labels"], len(self.card.classes) if self.card.multilabel else None)
+        self._tables = [read_index(path).table for path in self._shards]
+        self._starts = np.cumsum([0, *(table.num_rows for table in self._tables)])
+        labels = pa.chunked_array([chunk for table in self._tables for chunk in table["labels"].chunks])
+        self.labels = _label_array(labels, len(self.card.classes) if self.card.multilabel else None)
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.folder, self.split)  # a copy maps the same indices, and does not carry them along
 
     def _checked(self, file: str, size: int) -> Path:
         path = self.folder / file
@@ -74,25 +76,37 @@ class ShardedSplit:
 
     def frame_range(self, index: int) -> tuple[int, int]:
         """The frames first <= i < after of the bytes of video `index` that are the video."""
-        first, after = self._frames[index].tolist()
-        return first, after
+        return self._cell(index, "start_frame"), self._cell(index, "end_frame")
 
     def key(self, index: int) -> str:
-        return self._keys[index].as_py()
+        return self._cell(index, "key")
 
-    def read(self, index: int) -> bytes:
-        """The bytes of video `index`. Raises VideoError when the shard no longer has them."""
-        shard = self._shards[self._shard_of[index]]
-        size = int(self._sizes[index])
+    def span(self, index: int) -> Span:
+        """Where the bytes of video `index` are."""
+        return Span(self._shards[self._place(index)[0]], self._cell(index, "offset"), self._cell(index, "size"))
+
+    def open(self, index: int, backend: str = "pyav") -> VideoReader:
+        """Video `index`, opened for reading; its packets were looked through when it was indexed.
+
+        Raises VideoError when the shard no longer has it.
+        """
+        key, span = self.key(index), self.span(index)
+        if checksum_before(span, key) != self._cell(index, "header"):
+            raise VideoError(key, f"{span.path} is not the tar that was indexed: `tubelet index` writes its index anew")
         try:
-            with shard.open("rb", buffering=0) as handle:
-                handle.seek(int(self._offsets[index]))
-                data = handle.read(size)
-        except OSError as error:
-            raise VideoError(self.key(index), f"{shard} cannot be read ({error})") from error
-        if len(data) != size:
-            raise VideoError(self.key(index), f"{shard} ends before the video does: the shard was cut short")
-        return data
+            scan = Scan.unpack(self._cell(index, "scan"))
+        except ValueError as error:
+            raise VideoError(key, f"its index is damaged ({error}): `tubelet index` writes it anew") from error
+        return open_video(span, backend=backend, name=key, scan=scan)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of video `index`, and its row in the index of that."""
+        shard = int(np.searchsorted(self._starts, index, "right")) - 1
+        return shard, int(index - self._starts[shard])
+
+    def _cell(self, index: int, column: str) -> Any:
+        shard, row = self._place(index)
+        return self._tables[shard].column(column)[row].as_py()
 
 
 def _label_array(lists: pa.ChunkedArray, classes: int | None) -> np.ndarray:

@@ -71,9 +71,10 @@ def broken(dataset: Path, tmp_path: Path) -> ShardedSplit:
     """The split with the first video of its first shard overwritten by zeros."""
     shutil.copytree(dataset, tmp_path / "broken")
     split = ShardedSplit(tmp_path / "broken", "train")
-    with sorted((tmp_path / "broken").glob("*-train-*.tar"))[0].open("r+b") as handle:
-        handle.seek(int(split._offsets[0]))
-        handle.write(bytes(int(split._sizes[0])))
+    span = split.span(0)
+    with span.path.open("r+b") as handle:
+        handle.seek(span.offset)
+        handle.write(bytes(span.size))
     return split
 
 
