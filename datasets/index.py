@@ -20,9 +20,10 @@ import pyarrow as pa
 from tubelet.video import Scan, Span, VideoError, scan_video
 
 from .errors import DataError
-from .samples import LeftOut, Sample, read_samples
+from .samples import LeftOut, Place, Sample, checksum_before, read_samples
 
 INDEX_VERSION = 3
+INDEX_SUFFIX = ".index.arrow"
 _VERSION_KEY, _SHARD_KEY = b"tubelet.index_version", b"tubelet.shard"
 SCHEMA = pa.schema(
     [
@@ -62,7 +63,17 @@ class Index:
 
 
 def index_path(shard: Path) -> Path:
-    return shard.with_suffix(".index.arrow")
+    return shard.with_suffix(INDEX_SUFFIX)
+
+
+def belongs(index: Index, shard: Path) -> bool:
+    """Whether the shard is, by its size and the headers of its videos, the one that the index was written from."""
+    if shard.stat().st_size != index.bytes:
+        return False
+    columns = (index.table[name].to_numpy() for name in ("offset", "size", "header"))
+    places = map(Place, *(column.tolist() for column in columns))
+    with shard.open("rb", buffering=0) as file:
+        return all(checksum_before(file, place.offset) == place.header for place in places)
 
 
 def scan_here(shard: Path, samples: Sequence[Sample]) -> Iterator[Scan | str]:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from tubelet.video import Span, VideoError
-
 from .errors import DataError
 
 BLOCK = 512  # bytes of a tar's unit; the header of a member is the one before its first byte
@@ -98,8 +96,7 @@ def _members(shard: Path, file: BinaryIO) -> dict[str, dict[str, Place | None]]:
             for member in tar:
                 if member.isreg() and (name := _NAME.fullmatch(member.name)):
                     key, suffix = name[1], name[2].lower()
-                    file.seek(member.offset_data - BLOCK)
-                    place = Place(member.offset_data, member.size, zlib.crc32(file.read(BLOCK)))
+                    place = Place(member.offset_data, member.size, checksum_before(file, member.offset_data))
                     members.setdefault(key, {})[suffix] = None if member.issparse() else place
             end = tar.offset
     except (tarfile.TarError, EOFError, ValueError) as error:
@@ -114,14 +111,10 @@ def _members(shard: Path, file: BinaryIO) -> dict[str, dict[str, Place | None]]:
     return members
 
 
-def checksum_before(span: Span, name: str) -> int:
-    """The checksum of the header before a member, as in Place. Raises VideoError where the tar cannot be read."""
-    try:
-        with span.path.open("rb", buffering=0) as file:
-            file.seek(span.offset - BLOCK)
-            return zlib.crc32(file.read(BLOCK))
-    except OSError as error:
-        raise VideoError(name, f"{span.path} cannot be read ({error.strerror or error})") from error
+def checksum_before(file: BinaryIO, offset: int) -> int:
+    """The checksum of the header before the member at `offset`, as in Place."""
+    file.seek(offset - BLOCK)
+    return zlib.crc32(file.read(BLOCK))
 
 
 def _is_compressed(file: BinaryIO) -> bool:

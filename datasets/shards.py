@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tubelet.video import Scan, Span, VideoError, VideoReader, open_video
 
-from .card import Card, read_card
+from .card import Card
 from .errors import DataError
-from .index import read_index
+from .labels import label_array, label_lists
 from .samples import checksum_before
+from .sources import open_dataset
 
 
 class ShardedSplit:
@@ -26,32 +26,23 @@ class ShardedSplit:
     Raises DataError for a dataset that cannot be read, lacks the split, or has a shard missing or cut short.
     """
 
-    def __init__(self, folder: str | Path, split: str):
-        self.folder = Path(folder)
-        self.split = split
-        self.card: Card = read_card(self.folder)
-        if split not in self.card.splits:
-            has = ", ".join(self.card.splits) or "none"
-            raise DataError(f"{folder}: has no split '{split}'; it has {has}")
-        self._shards = [self._checked(shard.file, shard.bytes) for shard in self.card.splits[split].shards]
-        self._tables = [read_index(path).table for path in self._shards]
+    def __init__(self, data: str | Path, split: str, cache: str | Path | None = None):
+        """data: what `--data` takes, see open_dataset; cache: folder for what is not on this machine."""
+        self.data, self.split, self._cache = str(data), split, cache
+        self._dataset = open_dataset(data, cache, unnamed=split)
+        self.card: Card = self._dataset.card
+        self._tables = [index.table for index in self._dataset.indices(split)]
+        self._shards = self._dataset.split(split).shards
         self._starts = np.cumsum([0, *(table.num_rows for table in self._tables)])
-        labels = pa.chunked_array([chunk for table in self._tables for chunk in table["labels"].chunks])
-        self.labels = _label_array(labels, len(self.card.classes) if self.card.multilabel else None)
+        lists = [
+            label_lists(table, self.classes, shard.file)
+            for table, shard in zip(self._tables, self._shards, strict=True)
+        ]
+        chunks = pa.chunked_array([chunk for one in lists for chunk in one.chunks], pa.list_(pa.int32()))
+        self.labels = label_array(chunks, len(self.classes) if self.card.multilabel else None)
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.folder, self.split)  # a copy maps the same indices, and does not carry them along
-
-    def _checked(self, file: str, size: int) -> Path:
-        path = self.folder / file
-        if not path.is_file():
-            raise DataError(f"{path}: the shard is missing. Copy the dataset again, or prepare it again")
-        if path.stat().st_size != size:
-            raise DataError(
-                f"{path}: the shard has {path.stat().st_size} bytes where the card says {size}: it was cut short or "
-                "changed. Copy it again, or prepare the dataset again"
-            )
-        return path
+        return type(self), (self.data, self.split, self._cache)  # a copy maps the same indices, and carries none along
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,7 +53,7 @@ class ShardedSplit:
 
     def require_one_label(self) -> None:
         """Raises DataError unless each video has one label, which is what training and scores are made for."""
-        where = f"{self.folder}, {self.split}"
+        where = f"{self.data}, {self.split}"
         if self.card.multilabel:
             raise DataError(
                 f"{where}: its videos have several labels each, and a model is trained and scored on one label per "
@@ -82,8 +73,10 @@ class ShardedSplit:
         return self._cell(index, "key")
 
     def span(self, index: int) -> Span:
-        """Where the bytes of video `index` are."""
-        return Span(self._shards[self._place(index)[0]], self._cell(index, "offset"), self._cell(index, "size"))
+        """Where the bytes of video `index` are; a shard that is elsewhere is fetched first. Raises DataError where it
+        cannot be had."""
+        path = self._dataset.path(self._shards[self._place(index)[0]])
+        return Span(path, self._cell(index, "offset"), self._cell(index, "size"))
 
     def open(self, index: int, backend: str = "pyav") -> VideoReader:
         """Video `index`, opened for reading; its packets were looked through when it was indexed.
@@ -91,7 +84,12 @@ class ShardedSplit:
         Raises VideoError when the shard no longer has it.
         """
         key, span = self.key(index), self.span(index)
-        if checksum_before(span, key) != self._cell(index, "header"):
+        try:
+            with span.path.open("rb", buffering=0) as file:
+                header = checksum_before(file, span.offset)
+        except OSError as error:
+            raise VideoError(key, f"{span.path} cannot be read ({error.strerror or error})") from error
+        if header != self._cell(index, "header"):
             raise VideoError(key, f"{span.path} is not the tar that was indexed: `tubelet index` writes its index anew")
         try:
             scan = Scan.unpack(self._cell(index, "scan"))
@@ -107,16 +105,3 @@ class ShardedSplit:
     def _cell(self, index: int, column: str) -> Any:
         shard, row = self._place(index)
         return self._tables[shard].column(column)[row].as_py()
-
-
-def _label_array(lists: pa.ChunkedArray, classes: int | None) -> np.ndarray:
-    """Class numbers as lists -> (videos,) int64 of at most one each, or with `classes` (videos, classes) bool."""
-    counts = pc.list_value_length(lists).to_numpy()
-    videos, numbers = np.repeat(np.arange(len(counts)), counts), pc.list_flatten(lists).to_numpy()
-    if classes is None:
-        labels = np.full(len(counts), -1, np.int64)
-        labels[videos] = numbers
-        return labels
-    hot = np.zeros((len(counts), classes), bool)
-    hot[videos, numbers] = True
-    return hot

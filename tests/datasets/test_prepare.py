@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tubelet.datasets import DataError, PrepareConfig, ShardedSplit, prepare, read_card
 from tubelet.datasets.index import read_index
-from tubelet.datasets.shards import _label_array
+from tubelet.datasets.labels import label_array
 from tubelet.video import open_video
 
 
@@ -188,8 +188,8 @@ class TestWhatIsRefused:
 @given(st.lists(st.sets(st.integers(0, 4)), min_size=1))
 def test_labels_as_arrays(labels: list[set[int]]) -> None:
     lists = pa.chunked_array([pa.array([sorted(some) for some in labels], pa.list_(pa.int32()))])
-    hot = _label_array(lists, 5)
+    hot = label_array(lists, 5)
     assert [set(np.flatnonzero(row)) for row in hot] == labels
     ones = [some for some in labels if len(some) < 2]
     lists = pa.chunked_array([pa.array([list(some) for some in ones], pa.list_(pa.int32()))])
-    assert _label_array(lists, None).tolist() == [next(iter(some), -1) for some in ones]
+    assert label_array(lists, None).tolist() == [next(iter(some), -1) for some in ones]
