@@ -65,7 +65,7 @@ class Source:
     def file(self) -> BinaryIO:
         if isinstance(self.where, Path):
             return self.where.open("rb")
-        return io.BytesIO(self.whole())
+        return io.BytesIO(self.whole())  # type: ignore[arg-type]  # no path, so bytes
 
     @contextmanager
     def mapped(self) -> Iterator[bytes | mmap.mmap]:
