@@ -11,8 +11,8 @@ from .info import VideoInfo
 from .opening import BACKENDS, available_backends, open_video, probe, scan_video
 from .reader import VideoReader
 from .sampling import clip_views, frames_between, random_clip, segment_clip, segment_views
-from .scan import Scan
 from .source import Span
+from .table import Scan
 from .transforms import crop_resize, flip, normalize, random_crop_box, spatial_views
 
 __all__ = [

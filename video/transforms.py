@@ -39,14 +39,20 @@ def random_crop_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
+def check_box(box: Box, frame_height: int, frame_width: int) -> None:
+    """Errors: ValueError for a box that is empty or not inside the frame."""
+    top, left, height, width = box
+    if min(top, left) < 0 or min(height, width) < 1 or top + height > frame_height or left + width > frame_width:
+        raise ValueError(f"the box {tuple(box)} is not inside frames of {frame_height} x {frame_width}")
+
+
 def crop_resize(clip: torch.Tensor, box: Box, size: int) -> torch.Tensor:
     """Cuts `box` (top, left, height, width) out of uint8 (T, H, W, 3) and resizes it to (T, size, size, 3), contiguous.
 
     Bilinear with antialiasing, in uint8 throughout. Errors: ValueError for a box that is not inside the frame.
     """
+    check_box(box, clip.shape[1], clip.shape[2])
     top, left, height, width = box
-    if min(top, left) < 0 or min(height, width) < 1 or top + height > clip.shape[1] or left + width > clip.shape[2]:
-        raise ValueError(f"the box {tuple(box)} is not inside frames of {clip.shape[1]} x {clip.shape[2]}")
     cut = clip[:, top : top + height, left : left + width]
     if (height, width) == (size, size):
         return cut.contiguous()
