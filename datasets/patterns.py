@@ -64,9 +64,9 @@ def _matches(word: str) -> list[str]:
 
 
 def split_of(location: str) -> str | None:
-    """The split that the name of a shard tells, or else that of its folder: train, val or test."""
+    """The split that a word in the name of a shard tells, the last that does, or else its folder: train, val, test."""
     if location.startswith(PIPE):
         location = next(iter(re.findall(r"[^\s'\"|]+\.tar", location)[-1:]), "")
     folder, _, name = location.partition("?")[0].rpartition("/")
-    words = (word for text in (name, folder.rpartition("/")[2]) for word in re.findall("[A-Za-z]+", text))
-    return next((split for word in words if (split := split_named(word))), None)
+    words = [folder.rpartition("/")[2], *re.findall("[A-Za-z]+", name)]
+    return next((split for word in reversed(words) if (split := split_named(word))), None)

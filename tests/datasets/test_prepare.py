@@ -5,16 +5,11 @@ import shutil
 import tarfile
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 import webdataset
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tubelet.datasets import DataError, PrepareConfig, ShardedSplit, prepare, read_card
 from tubelet.datasets.index import read_index
-from tubelet.datasets.labels import label_array
 from tubelet.video import open_video
 
 
@@ -183,13 +178,3 @@ class TestWhatIsRefused:
     def test_an_unknown_split(self, copy: Path) -> None:
         with pytest.raises(DataError, match="no split 'dev'; it has train, val"):
             ShardedSplit(copy, "dev")
-
-
-@given(st.lists(st.sets(st.integers(0, 4)), min_size=1))
-def test_labels_as_arrays(labels: list[set[int]]) -> None:
-    lists = pa.chunked_array([pa.array([sorted(some) for some in labels], pa.list_(pa.int32()))])
-    hot = label_array(lists, 5)
-    assert [set(np.flatnonzero(row)) for row in hot] == labels
-    ones = [some for some in labels if len(some) < 2]
-    lists = pa.chunked_array([pa.array([list(some) for some in ones], pa.list_(pa.int32()))])
-    assert label_array(lists, None).tolist() == [next(iter(some), -1) for some in ones]
