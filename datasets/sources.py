@@ -49,7 +49,7 @@ class Dataset:
         for shard, location, place in zip(shards, locations, places, strict=True):
             if is_local(location):
                 _check(place, shard.bytes)
-        indices = _indices(locations, places)
+        indices = _indices(locations, places, [shard.sha256 for shard in shards])
         for shard, place, index in zip(shards, places, indices, strict=True):
             if index.sha256 != shard.sha256:
                 raise DataError(
@@ -94,11 +94,8 @@ def open_dataset(data: str | Path, cache: Path | None = None, unnamed: str = "tr
 
 
 def _of_shards(data: str, locations: Sequence[str], cache: Path, unnamed: str) -> Dataset:
-    folders = {location.rpartition("/")[0] + "/" for location in locations}
-    if len(folders) == 1 and not locations[0].startswith(PIPE):
-        (base,) = folders
-        card = _local_card(Path(base)) if is_local(base) else _remote_card(base, cache)
-        if card is not None:
+    for base in _folders_of(locations):
+        if card := _card_beside(base, cache):
             whole = Dataset(data, card, base, cache, True)
             if part := _part(whole, {location.removeprefix(base) for location in locations}):
                 return replace(whole, card=part)
@@ -107,8 +104,23 @@ def _of_shards(data: str, locations: Sequence[str], cache: Path, unnamed: str) -
     return Dataset(data, card, "", cache, False)
 
 
-def _local_card(folder: Path) -> Card | None:
-    return read_card(folder) if (folder / CARD_FILE).is_file() else None
+def _folders_of(locations: Sequence[str]) -> list[str]:
+    """Where the card of shards may be: the folder of the first, and the one above it."""
+    if any(location.startswith(PIPE) or "?" in location for location in locations):
+        return []
+    beside = locations[0][: locations[0].rfind("/") + 1]
+    above = beside[: beside.rstrip("/").rfind("/") + 1]
+    return [folder for folder in dict.fromkeys([beside, above]) if not folder.endswith("://")]
+
+
+def _card_beside(base: str, cache: Path) -> Card | None:
+    try:
+        if is_local(base):
+            return read_card(Path(base)) if Path(base, CARD_FILE).is_file() else None
+        return _remote_card(base, cache)
+    except DataError as error:  # whatever it is, the shards were named without it
+        print(f"{error}. Going on without it", file=sys.stderr)
+        return None
 
 
 def _remote_card(base: str, cache: Path) -> Card | None:
@@ -189,8 +201,9 @@ def _here(location: str, cache: Path, sha256: str | None = None) -> Path:
     return Path(location) if is_local(location) else cached_path(location, cache, sha256)
 
 
-def _indices(locations: Sequence[str], places: Sequence[Path]) -> list[Index]:
-    """The index of each shard; those that are nowhere are written in the cache, once for all processes of a machine."""
+def _indices(locations: Sequence[str], places: Sequence[Path], known: Sequence[str] | None = None) -> list[Index]:
+    """The index of each shard; those that are nowhere are written in the cache, once for all processes of a machine.
+    known: sha256 of the shards, where a card tells."""
     if all(map(is_local, locations)):
         return list(map(read_index, places))
     with ThreadPoolExecutor(_AT_ONCE) as threads:
@@ -201,7 +214,7 @@ def _indices(locations: Sequence[str], places: Sequence[Path]) -> list[Index]:
         with alone(places[lacking[0]].parent / "indices"):
             lacking = [i for i in lacking if not index_path(places[i]).is_file()]
             if lacking:
-                _write_indices([locations[i] for i in lacking], [places[i] for i in lacking])
+                _write_indices([(locations[i], places[i], known[i] if known else None) for i in lacking])
     return [index or read_index(place) for index, place in zip(indices, places, strict=True)]
 
 
@@ -226,14 +239,14 @@ def _found(location: str, place: Path) -> Index | None:
         return None
 
 
-def _write_indices(locations: Sequence[str], places: Sequence[Path]) -> None:
+def _write_indices(shards: Sequence[tuple[str, Path, str | None]]) -> None:
     print(
-        f"{len(locations)} shards have no index, the first of them {locations[0]}: each is fetched and looked through "
-        f"now, into {places[0].parent}. Once done, it is not done again; indices beside the shards spare it",
+        f"{len(shards)} shards have no index, the first of them {shards[0][0]}: each is fetched and looked through "
+        f"now, into {shards[0][1].parent}. Once done, it is not done again; indices beside the shards spare it",
         file=sys.stderr,
     )
-    for location, place in zip(locations, places, strict=True):
-        bring(location, place)
+    for location, place, sha256 in shards:
+        bring(location, place, sha256)
         if faults := index_shards([place], deadline=DEADLINE_S):
             place.unlink()
             raise DataError(f"{location}: {faults[0]}")

@@ -28,6 +28,7 @@ from tubelet.datasets import (
     read_card,
     train_batches,
 )
+from tubelet.datasets.index import index_path
 from tubelet.datasets.patterns import expand, split_of
 
 
@@ -146,6 +147,29 @@ class TestHere:
         )  # from the .json of each
         with pytest.raises(DataError, match=r"holds no card.json.*`tubelet index"):
             ShardedSplit(tmp_path, "train")
+
+    def test_the_card_may_lie_above(self, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        card = json.loads((dataset / "card.json").read_text())
+        for name, split in card["splits"].items():
+            for shard in split["shards"]:
+                for path in (dataset / shard["file"], index_path(dataset / shard["file"])):
+                    (tmp_path / name).mkdir(exist_ok=True)
+                    shutil.copy(path, tmp_path / name)
+                shard["file"] = f"{name}/{shard['file']}"
+        card["classes"] = ["x", *card["classes"]]
+        (tmp_path / "card.json").write_text(json.dumps(card))
+        for place, data in (("/", f"{tmp_path}/*/*.tar"), (tmp_path, "train/*.tar"), (tmp_path / "train", "*.tar")):
+            monkeypatch.chdir(place)
+            split = ShardedSplit(data, "train")
+            assert split.classes[0] == ("x" if place != tmp_path / "train" else "anticlockwise")
+            assert len(split) == card["splits"]["train"]["videos"]
+
+    def test_a_card_of_something_else(self, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+        for path in (shard := sorted(dataset.glob("*-val-*.tar"))[0], index_path(shard)):
+            shutil.copy(path, tmp_path)
+        (tmp_path / "card.json").write_text('{"name": "a model"}')
+        assert len(ShardedSplit(tmp_path / shard.name, "val"))
+        assert "is not the card of a tubelet dataset" in capsys.readouterr().err
 
     def test_the_index_of_another_shard(self, dataset: Path, tmp_path: Path) -> None:
         shutil.copytree(dataset, tmp_path / "copy")
