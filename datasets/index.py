@@ -67,8 +67,14 @@ def index_path(shard: Path) -> Path:
 
 
 def belongs(index: Index, shard: Path) -> bool:
-    """Whether the shard is, by its size and the headers of its videos, the one that the index was written from."""
+    """Whether the shard is, by its size and the headers of its videos, the one that the index was written from, and
+    each scan can be read."""
     if shard.stat().st_size != index.bytes:
+        return False
+    try:
+        for packed in index.table["scan"]:
+            Scan.unpack(packed.as_py())
+    except ValueError:
         return False
     columns = (index.table[name].to_numpy() for name in ("offset", "size", "header"))
     places = map(Place, *(column.tolist() for column in columns))
@@ -145,7 +151,7 @@ def read_index(shard: Path) -> Index:
     if not file.is_file():
         old = shard.with_suffix(".index.parquet").is_file()
         cause = "the shard has an index of an older tubelet" if old else "the shard's index is missing"
-        raise DataError(f"{file}: {cause}. {anew}; the shards stay as they are")
+        raise DataError(f"{file}: {cause}. `tubelet index {shard.parent}` writes it; the shards stay as they are")
     try:
         with pa.memory_map(str(file)) as handle:  # the table keeps the map, not the file, open
             table = pa.ipc.open_file(handle).read_all()

@@ -227,7 +227,7 @@ class TestIndicesThatCannotBeUsed:
     def refused(self, shard: Path, message: str) -> None:
         with pytest.raises(DataError, match=message) as error:
             read_index(shard)
-        assert f"`tubelet index {shard.parent}` writes it anew" in str(error.value)
+        assert f"`tubelet index {shard.parent}` writes it" in str(error.value)
 
     def test_none(self, shard: Path) -> None:
         index_path(shard).unlink()

@@ -12,6 +12,7 @@ import pytest
 from tubelet.datasets import DataError, ShardedSplit, read_card
 from tubelet.datasets.index import index_path
 from tubelet.launch.index import main
+from tubelet.video import VideoError
 
 from .test_index import Member, write_tar
 
@@ -69,6 +70,17 @@ def test_what_is_there_and_whole_is_kept(tars: Path, capsys: pytest.CaptureFixtu
     assert "1 of 3 shards have their index already" in capsys.readouterr().out
     assert kept.stat().st_mtime == 1
     assert {file: file.read_bytes() for file in good} == good
+
+
+def test_an_index_whose_scans_cannot_be_read_is_written_anew(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("tubelet.video.Scan.pack", lambda scan: b"of another version")
+        run(tars)
+    split = ShardedSplit(tars, "train")
+    with pytest.raises(VideoError, match=r"its index is damaged .*`tubelet index` writes it anew"):
+        split.open(0)
+    run(tars)
+    ShardedSplit(tars, "train").open(0).close()
 
 
 def test_a_tar_replaced_by_another_of_its_size_is_indexed_anew(tars: Path) -> None:
@@ -157,7 +169,7 @@ class TestDatasetsOfAnOlderTubelet:
         return tmp_path / "old"
 
     def test_need_no_preparing(self, old: Path, dataset: Path) -> None:
-        with pytest.raises(DataError, match=rf"index of an older tubelet. `tubelet index {old}` writes it anew"):
+        with pytest.raises(DataError, match=rf"index of an older tubelet. `tubelet index {old}` writes it;"):
             ShardedSplit(old, "train")
         card = (old / "card.json").read_bytes()
         run(old)
