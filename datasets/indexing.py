@@ -75,7 +75,7 @@ def _write_all(shards: Sequence[Path], config: IndexConfig) -> Iterator[str]:
         yield f"{len(shards) - len(lacking)} of {len(shards)} shards have their index already"
     faults = index_shards(lacking, config.workers, config.deadline)
     if faults:
-        named = "\n  ".join(map(str, faults[:_SHOWN]))
+        named = "\n  ".join(map(str, list(faults.values())[:_SHOWN]))
         raise DataError(
             f"{len(faults)} of {len(shards)} shards cannot be indexed; mend or remove them and run it again:\n  {named}"
         )

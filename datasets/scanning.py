@@ -19,17 +19,17 @@ from .samples import Sample
 DEADLINE_S = 120.0
 
 
-def index_shards(shards: Sequence[Path], workers: int = 0, deadline: float = DEADLINE_S) -> list[DataError]:
+def index_shards(shards: Sequence[Path], workers: int = 0, deadline: float = DEADLINE_S) -> dict[Path, DataError]:
     """Writes the index of each shard, with `workers` processes (0: one per core). Returns what is wrong with those that
     have none now."""
-    faults = []
+    faults = {}
     total = sum(shard.stat().st_size for shard in shards if shard.is_file())
     with process_pool(workers) as pool, tqdm(None, "indexing", total, unit="B", unit_scale=True, disable=None) as bar:
         for shard in shards:
             try:
                 write_index(shard, partial(_scans, pool, deadline, bar))
             except DataError as error:
-                faults.append(error)
+                faults[shard] = error
     return faults
 
 

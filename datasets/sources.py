@@ -19,9 +19,9 @@ from .errors import DataError
 from .index import INDEX_SUFFIX, Index, index_path, read_index
 from .labels import classes_told, is_multilabel, label_lists
 from .patterns import PIPE, expand, is_local, names_shards, split_of
-from .scanning import DEADLINE_S, index_shards
+from .scanning import index_shards
 
-_AT_ONCE = 16  # indices that are fetched side by side
+_INDICES_AT_ONCE, _SHARDS_AT_ONCE = 16, 4  # that are fetched side by side
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _indices(locations: Sequence[str], places: Sequence[Path], known: Sequence[s
     known: sha256 of the shards, where a card tells."""
     if all(map(is_local, locations)):
         return list(map(read_index, places))
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
+    with ThreadPoolExecutor(_INDICES_AT_ONCE) as threads:
         found = threads.map(_found, locations, places)
         indices = list(tqdm(found, "indices", len(locations), leave=False, disable=None))
     lacking = [i for i, index in enumerate(indices) if index is None]
@@ -223,30 +223,39 @@ def _found(location: str, place: Path) -> Index | None:
     if is_local(location):
         return read_index(place)
     file = index_path(place)
-    try:
-        if file.is_file():
-            return read_index(place)
+    fresh = not file.is_file()
+    if fresh:
         if location.startswith(PIPE) or "?" in location:  # nothing lies beside a command's output or a signed address
             return None
-        bring(location.removesuffix(".tar") + INDEX_SUFFIX, file)
+        try:
+            bring(location.removesuffix(".tar") + INDEX_SUFFIX, file)
+        except NotThere:
+            return None
+    try:
         index = read_index(place)
-        index.table.validate(full=True)  # once: it reads all of it
+        index.table.validate(full=fresh)  # wholly once: it reads all of it
         return index
-    except NotThere:
-        return None
     except (DataError, pa.ArrowException):  # of another version, or damaged: it is written anew
         file.unlink(missing_ok=True)
         return None
 
 
 def _write_indices(shards: Sequence[tuple[str, Path, str | None]]) -> None:
+    locations, places, known = zip(*shards, strict=True)
     print(
-        f"{len(shards)} shards have no index, the first of them {shards[0][0]}: each is fetched and looked through "
-        f"now, into {shards[0][1].parent}. Once done, it is not done again; indices beside the shards spare it",
+        f"{len(shards)} shards have no index, the first of them {locations[0]}: each is fetched and looked through "
+        f"now, into {places[0].parent}. Once done, it is not done again; indices beside the shards spare it",
         file=sys.stderr,
     )
-    for location, place, sha256 in shards:
-        bring(location, place, sha256)
-        if faults := index_shards([place], deadline=DEADLINE_S):
-            place.unlink()
-            raise DataError(f"{location}: {faults[0]}")
+    with ThreadPoolExecutor(_SHARDS_AT_ONCE) as threads:
+        list(tqdm(threads.map(bring, locations, places, known), "fetching", len(shards), unit=" shards", disable=None))
+    faults = index_shards(places)
+    for place in faults:  # they are fetched anew the next time
+        place.unlink()
+    for location, place in zip(locations, places, strict=True):
+        if place in faults:
+            raise DataError(f"{location}: cannot be indexed: {faults[place]}")
+    left_out = [each for place in places for each in read_index(place).left_out]
+    if left_out:
+        key, cause = left_out[0]
+        print(f"{len(left_out)} of their samples are left out, the first of them {key}: {cause}", file=sys.stderr)
