@@ -26,7 +26,7 @@ class ShardedSplit:
     Raises DataError for a dataset that cannot be read, lacks the split, or has a shard missing or cut short.
     """
 
-    def __init__(self, data: str | Path, split: str, cache: str | Path | None = None):
+    def __init__(self, data: str | Path, split: str, cache: Path | None = None):
         """data: what `--data` takes, see open_dataset; cache: folder for what is not on this machine."""
         self.data, self.split, self._cache = str(data), split, cache
         self._dataset = open_dataset(data, cache, unnamed=split)

@@ -217,6 +217,15 @@ class TestOpening:
             split.open(0)
 
 
+def test_videos_are_numbered_over_all_shards(clip: bytes, tmp_path: Path) -> None:
+    """Also over those that have none."""
+    for number, count in enumerate((0, 2, 0, 0, 1, 0)):
+        write_index(write_tar(tmp_path / f"{number}.tar", [(f"{number}-{i}.mp4", clip) for i in range(count)]))
+    split = ShardedSplit(f"{tmp_path}/*.tar", "train")
+    assert [split.key(i) for i in range(len(split))] == ["1-0", "1-1", "4-0"]
+    assert [split.span(i).path.name for i in range(len(split))] == ["1.tar", "1.tar", "4.tar"]
+
+
 class TestIndicesThatCannotBeUsed:
     @pytest.fixture
     def shard(self, clip: bytes, tmp_path: Path) -> Path:
