@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from av.video.format import VideoFormat
@@ -23,7 +25,7 @@ class Pixels:
         self._height, self._width = (width, height) if rotation % 180 else (height, width)
         # One for each use: they keep FFmpeg's scaling context, which each frame would otherwise make anew.
         self._to_rgb, self._to_size, self._size_to_rgb = VideoReformatter(), VideoReformatter(), VideoReformatter()
-        self._cut: VideoFrame | None = None
+        self._cut: _Cut | None = None
 
     def rgb(self, frame: VideoFrame) -> np.ndarray:
         """uint8 (H, W, 3), a view; a frame of another size than the video's is scaled to it."""
@@ -35,14 +37,17 @@ class Pixels:
         Where colour has fewer samples than there are pixels, those of a box with odd edges lie up to a pixel off.
         """
         box = self._unturned(box)
-        if (frame.width, frame.height) != (self._width, self._height) or not _is_planar(frame.format):
+        name = frame.format.name
+        if (frame.width, frame.height) != (self._width, self._height) or not _is_planar(name):
             image = crop_resize(torch.from_numpy(self._coded_rgb(frame))[None], box, size)[0].numpy()
         else:
-            cut, name = self._cut_out(frame, box), frame.format.name
+            if self._cut is None or not self._cut.fits(name, box):
+                self._cut = _Cut(name, box)
+            cut = self._cut.out_of(frame, box)
             if name in _SCALED_FIRST:
                 cut = self._to_size.reformat(cut, size, size, name, threads=1)
             image = _image(self._size_to_rgb.reformat(cut, size, size, "rgb24", threads=1))
-        return np.rot90(image, self._turns)
+        return np.rot90(image, self._turns) if self._turns else image
 
     def _coded_rgb(self, frame: VideoFrame) -> np.ndarray:
         return _image(self._to_rgb.reformat(frame, self._width, self._height, "rgb24", threads=1))
@@ -59,17 +64,23 @@ class Pixels:
             return left, self._width - top - height, width, height
         return box
 
-    def _cut_out(self, frame: VideoFrame, box: Box) -> VideoFrame:
-        """A frame of its own of what is in the box, in the frame's own format."""
-        top, left, height, width = box
-        cut = self._cut
-        if cut is None or (cut.height, cut.width, cut.format.name) != (height, width, frame.format.name):
-            cut = self._cut = VideoFrame(width, height, frame.format.name)
-        cut.colorspace, cut.color_range = frame.colorspace, frame.color_range
-        for source, target in zip(frame.planes, cut.planes, strict=True):
-            row, column = top // -(-frame.height // source.height), left // -(-frame.width // source.width)
-            _samples(target)[...] = _samples(source)[row : row + target.height, column : column + target.width]
-        return cut
+
+class _Cut:
+    """A frame as large as a box, in the decoder's own format, that what is in the box is copied to."""
+
+    def __init__(self, name: str, box: Box) -> None:
+        self._frame = VideoFrame(box[3], box[2], name)
+        self._planes = [_samples(plane) for plane in self._frame.planes]
+
+    def fits(self, name: str, box: Box) -> bool:
+        return (self._frame.height, self._frame.width, self._frame.format.name) == (box[2], box[3], name)
+
+    def out_of(self, frame: VideoFrame, box: Box) -> VideoFrame:
+        self._frame.colorspace, self._frame.color_range = frame.colorspace, frame.color_range
+        for plane, place in zip(frame.planes, self._planes, strict=True):
+            row, column = box[0] // -(-frame.height // plane.height), box[1] // -(-frame.width // plane.width)
+            place[...] = _samples(plane)[row : row + place.shape[0], column : column + place.shape[1]]
+        return self._frame
 
 
 def _samples(plane: VideoPlane) -> np.ndarray:
@@ -77,11 +88,12 @@ def _samples(plane: VideoPlane) -> np.ndarray:
     return np.ndarray((plane.height, plane.width), np.uint8, memoryview(plane), 0, (plane.line_size, 1))
 
 
-def _is_planar(format: VideoFormat) -> bool:
-    """Whether each component lies in a plane of its own, a byte a sample."""
-    parts = format.components
-    apart = len({part.plane for part in parts}) == len(parts)
-    return format.is_planar and apart and all(part.bits == 8 for part in parts)
+@cache
+def _is_planar(name: str) -> bool:
+    """Whether each component of a format lies in a plane of its own, a byte a sample."""
+    format = VideoFormat(name)
+    apart = len({part.plane for part in format.components}) == len(format.components)
+    return format.is_planar and apart and all(part.bits == 8 for part in format.components)
 
 
 def _image(rgb: VideoFrame) -> np.ndarray:
