@@ -38,18 +38,18 @@ class Mirroring:
 
     def draw(
         self, labels: torch.Tensor, probability: float, rng: np.random.Generator
-    ) -> tuple[np.ndarray, torch.Tensor]:
+    ) -> tuple[list[bool], torch.Tensor]:
         """For labels (B,) int64 or (B, classes) bool on the CPU: which clips to mirror, (B,) bool, and the labels they
         then have. A clip with a label that has no partner stays as it is."""
         drawn = torch.from_numpy(rng.uniform(size=len(labels)) < probability)
         partners, alone = torch.from_numpy(self.partners), torch.from_numpy(self.partners < 0)
         if labels.ndim == 1:
             mirrored = drawn & ~alone[labels]
-            return mirrored.numpy(), torch.where(mirrored, partners[labels], labels)
+            return mirrored.tolist(), torch.where(mirrored, partners[labels], labels)
         mirrored = drawn & ~labels[:, alone].any(1)
         # Partners are mutual: the class that a column goes to is also the one it comes from.
         swapped = labels[:, torch.where(alone, torch.arange(len(alone)), partners)]
-        return mirrored.numpy(), torch.where(mirrored.view(-1, 1), swapped, labels)
+        return mirrored.tolist(), torch.where(mirrored.view(-1, 1), swapped, labels)
 
     def __str__(self) -> str:
         """What is special, for a person; empty where nothing is."""

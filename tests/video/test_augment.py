@@ -92,7 +92,8 @@ def test_operations_are_pillows(name: str, device: str) -> None:
     for given_clip in (clip, planar):
         got = ours(given_clip.to(device)).cpu()
         assert got.dtype == torch.uint8
-        assert (got.int() - expected.int()).abs().max() <= (0 if device == "cpu" else 1)
+        # Pillow's autocontrast takes some values that are whole for just less, and cuts them to the one below.
+        assert (got.int() - expected.int()).abs().max() <= (0 if device == "cpu" and name != "autocontrast" else 1)
     assert torch.equal(clip, clip_of(3)), "what came in has changed"
 
 
