@@ -104,6 +104,10 @@ class Augmentation:
         done = []
         for clip, mirror in zip(clips, mirrored, strict=True):
             clip = clip.flip(2) if mirror else clip
+            if (
+                not idle
+            ):  # each channel by itself in memory: sums and products over frames are then up to 3 times as fast
+                clip = _channels_last(_channels_first(clip).contiguous())
             if self.rand_augment is not None:
                 clip = self.rand_augment(clip, self.fill, rng)
             clip = self.color_jitter(clip, rng)
