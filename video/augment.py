@@ -33,7 +33,8 @@ _SECTION = re.compile(r"(m|n|p|mstd|inc)(\d+(?:\.\d+)?)")
 class RandAugment:
     """Cubuk et al. 2020, "RandAugment", as the recipes of MViT, UniFormer and Video Swin use it: `n` operations drawn
     from 15, each applied with probability `p` at a magnitude of mean `m` and standard deviation `mstd`, within 0 to 10.
-    All operations get stronger with the magnitude ("inc1" in timm's notation)."""
+    All operations get stronger with the magnitude ("inc1" in timm's notation). Geometry is bilinear, where timm draws
+    bilinear or bicubic."""
 
     m: float = 9.0
     n: int = 2
@@ -142,8 +143,8 @@ class Erasing:
         for clip in clips:
             for top, left, height, width in self.boxes(clip.shape[-2], clip.shape[-1], rng):
                 hole = clip[..., top : top + height, left : left + width]
-                if self.mode == "pixel":
-                    hole.normal_(generator=noise)
+                if self.mode == "pixel":  # 8 times as fast as hole.normal_() on a CPU, which goes value by value
+                    hole.copy_(torch.randn(hole.shape, generator=noise, device=hole.device, dtype=hole.dtype))
                 else:
                     hole.zero_()
         return clips
@@ -243,10 +244,9 @@ def warp(clip: Tensor, matrix: Matrix, fill: Color) -> Tensor:
     theta = torch.tensor([shares], dtype=torch.float32).to(clip.device, non_blocking=True)
     grid = affine_grid(theta, [1, 1, height, width], align_corners=False)
     outside = _on_device(fill, clip.device).view(3, 1, 1)
-    # What lies outside counts as zero, hence the difference to `fill`. As one image of many channels, all frames share
-    # the places and weights that are found once for each pixel.
-    shifted = _channels_first(clip).to(torch.float32, memory_format=torch.contiguous_format).sub_(outside)
-    moved = grid_sample(shifted.view(1, -1, height, width), grid, align_corners=False).view_as(shifted)
+    # What lies outside counts as zero, hence the difference to `fill`.
+    shifted = _channels_first(clip).to(torch.float32).sub_(outside)
+    moved = grid_sample(shifted, grid.expand(len(clip), -1, -1, -1), align_corners=False)
     return _channels_last(moved.add_(outside).round_().to(torch.uint8))
 
 
