@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,11 @@ class ShardedSplit:
 
     def key(self, index: int) -> str:
         return self._keys[index].as_py()
+
+    def find(self, keys: Sequence[str]) -> dict[str, int]:
+        """The numbers of the videos with those keys, of those that are in the split."""
+        numbers = pc.index_in(pa.array(keys, pa.string()), self._keys).to_pylist()
+        return {key: number for key, number in zip(keys, numbers, strict=True) if number is not None}
 
     def read(self, index: int) -> bytes:
         """The bytes of video `index`. Raises VideoError when the shard no longer has them."""

@@ -13,7 +13,7 @@ from .reader import VideoReader
 from .sampling import clip_views, frames_between, random_clip, segment_clip, segment_views
 from .scan import Scan
 from .source import Span
-from .transforms import crop_resize, flip, normalize, random_crop_box, spatial_views
+from .transforms import crop_resize, flip, jitter_crop_box, normalize, random_crop_box, spatial_views
 
 __all__ = [
     "BACKENDS",
@@ -29,6 +29,7 @@ __all__ = [
     "encode_video",
     "flip",
     "frames_between",
+    "jitter_crop_box",
     "normalize",
     "open_video",
     "probe",

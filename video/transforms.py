@@ -39,6 +39,20 @@ def random_crop_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
+def jitter_crop_box(height: int, width: int, jitter: tuple[float, float], rng: np.random.Generator) -> Box:
+    """(top, left, height, width) of a square anywhere in the frame, to which the short side is `jitter` times its own,
+    drawn uniformly between two numbers: scaled, a crop out of a frame of random size, as Non-local networks (Wang et
+    al. 2018) and SlowFast train. Their crop of 224 pixels, short side 256 to 320, is (256 / 224, 320 / 224).
+
+    Errors: ValueError for a range that is not one, or begins below 1.
+    """
+    if not 1 <= jitter[0] <= jitter[1]:
+        raise ValueError(f"jitter {jitter} must be (least, greatest), 1 or more")
+    side = max(1, round(min(height, width) / rng.uniform(*jitter)))
+    top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
+    return int(top), int(left), side, side
+
+
 def crop_resize(clip: torch.Tensor, box: Box, size: int) -> torch.Tensor:
     """Cuts `box` (top, left, height, width) out of uint8 (T, H, W, 3) and resizes it to (T, size, size, 3), contiguous.
 
