@@ -234,14 +234,14 @@ class TrainBatches(Iterator[TrainBatch]):
     def __next__(self) -> TrainBatch:
         clips, outcomes = next(self._made)
         self._draws.hand_out()
-        kept = [place for place, outcome in enumerate(outcomes) if outcome.index is not None]
-        if len(kept) < len(outcomes):
+        good = [outcome for outcome in outcomes if outcome.index is not None]
+        if len(good) < len(outcomes):
             self._raise_unless_skipped(outcomes)
-            clips = clips[kept]
-        labels = self._split.labels[[outcomes[place].index for place in kept]]
+            clips = clips[torch.tensor([outcome.index is not None for outcome in outcomes])]
+        labels = self._split.labels[np.array([outcome.index for outcome in good])]
         batch = TrainBatch(
             clips.flatten(0, 1),
-            torch.tensor([outcomes[place].made for place in kept]).flatten(),
+            torch.tensor([outcome.made for outcome in good]).flatten(),
             torch.from_numpy(np.repeat(labels, self._repeats, axis=0)),
             [fault for outcome in outcomes for fault in outcome.faults],
         )

@@ -322,14 +322,14 @@ class _Watcher:
         for queued in range(_QUEUED):  # first to those who have nothing to do
             for worker in self.workers:
                 if self.pending and len(worker.clips) == queued:
-                    batch, trial = self.pending.popleft()
-                    if not worker.clips:
-                        worker.since = time.monotonic()
-                    worker.clips.append((batch, trial))
+                    batch, trial = self.pending[0]
                     try:
                         worker.connection.send((batch.slot, trial))
-                    except OSError:  # it has died, which its connection will tell
+                    except OSError:  # it has died, of another clip or of none, which its connection will tell
                         continue
+                    if not worker.clips:
+                        worker.since = time.monotonic()
+                    worker.clips.append(self.pending.popleft())
 
     def _patience(self) -> float | None:
         """Seconds until the next deadline."""

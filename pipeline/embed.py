@@ -25,6 +25,7 @@ from tubelet.datasets import (
     ViewBatch,
     rank_share,
     read_card,
+    start_forkserver,
     view_batches,
 )
 
@@ -55,6 +56,8 @@ class EmbedConfig:
     """Precision of the arithmetic; the vectors are stored in fp32."""
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """Which library decodes."""
+    clip_deadline: Positive = 30.0
+    """Seconds a worker has for a clip; a decoder that takes longer is ended, and its video is left out."""
     timeout: Positive = 1800.0
     """Seconds the processes wait for each other before they give up."""
 
@@ -68,6 +71,8 @@ def embed(config: EmbedConfig) -> Path:
     """
     if config.data is None or config.out is None:
         raise ConfigError("embedding needs --checkpoint RUN, --data DIR (made by `tubelet prepare`) and --out DIR")
+    if config.workers != 0:
+        start_forkserver()
     model, state, checkpoint = load_trained(config.checkpoint)
     splits = _splits(config.data, config.split)
     world = join(config.timeout)
@@ -132,7 +137,7 @@ def _vectors(
 ) -> Iterator[tuple[ViewBatch, np.ndarray]]:
     """Batches of this rank's videos with their vectors (B, clips, features) float32."""
     inputs = ClipInput(model.clip, world.device, config.precision)
-    settings = ClipSettings(**asdict(state.clip), decoder=config.decoder)
+    settings = ClipSettings(**asdict(state.clip), decoder=config.decoder, deadline=config.clip_deadline)
     workers = world.default_workers() if config.workers is None else config.workers
     share = rank_share(len(split), world.size, world.rank)
     per_batch = max(1, config.batch_size // config.clips)
