@@ -23,13 +23,13 @@ from tubelet.pipeline.faults import Faults, read_quarantine
 CUT = ("a", "cut short")
 
 
-def damage(split: ShardedSplit, video: int, share: float) -> str:
-    """Overwrites the last `share` of a video inside its shard. Returns its key."""
-    offset, size = int(split._offsets[video]), int(split._sizes[video])
-    first = size - int(share * size)
+def damage(split: ShardedSplit, video: int, start: float, end: float) -> str:
+    """Overwrites a video inside its shard, from one share of its bytes to another. Returns its key."""
+    size = int(split._sizes[video])
+    first, after = int(start * size), int(end * size)
     with split._shards[split._shard_of[video]].open("r+b") as handle:
-        handle.seek(offset + first)
-        handle.write(bytes(size - first))
+        handle.seek(int(split._offsets[video]) + first)
+        handle.write(bytes(after - first))
     return split.key(video)
 
 
@@ -77,10 +77,10 @@ def test_what_is_known_already_does_not_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["no json\n", '{"cause": "no key"}\n', '["a", 1]\n'])
 def test_a_file_that_is_no_list_of_bad_videos(tmp_path: Path, text: str) -> None:
     file = tmp_path / "list.jsonl"
-    with pytest.raises(ConfigError, match="--quarantine takes the quarantine.jsonl"):
+    with pytest.raises(ConfigError, match=r"--quarantine takes the quarantine\.jsonl"):
         read_quarantine(file)
     file.write_text(text)
-    with pytest.raises(ConfigError, match="--quarantine takes the quarantine.jsonl"):
+    with pytest.raises(ConfigError, match=r"--quarantine takes the quarantine\.jsonl"):
         read_quarantine(file)
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_goes_on_sees_the_same_clips(dataset: Path, tmp_path: Path, p
     """Also where a video fails in some of its frames only, so that it matters whether it is tried."""
     shutil.copytree(dataset, tmp_path / "data")
     split = ShardedSplit(tmp_path / "data", "train")
-    damaged = {damage(split, video, share) for video, share in ((0, 1.0), (4, 0.3), (7, 0.4), (11, 0.5))}
+    damaged = {damage(split, video, 0.6, 0.62) for video in (0, 3, 4, 9)} | {damage(split, 7, 0.0, 1.0)}
     for folder in ("straight", "killed"):
         (tmp_path / folder).mkdir()
     straight, _ = train(split, tmp_path / "straight", Position(0, 0), 12, policy)
@@ -128,7 +128,7 @@ def test_a_run_that_goes_on_sees_the_same_clips(dataset: Path, tmp_path: Path, p
 def test_a_run_over_damaged_shards_names_each_bad_video(tubelet, dataset: Path, tmp_path: Path) -> None:
     shutil.copytree(dataset, tmp_path / "data")
     split = ShardedSplit(tmp_path / "data", "train")
-    damaged = {damage(split, video, 1.0) for video in (2, 13)}
+    damaged = {damage(split, video, 0.0, 1.0) for video in (2, 13)}
     words = ("train", "--model", "timesformer_tiny", "--model-args", "dim=32", "depth=1", "heads=2", "--workers", 2)
     words += ("--data", tmp_path / "data", "--batch-size", 4, "--repeats", 2, "--balance", 0.5, "--eval-every", 0)
     run = tmp_path / "run"
