@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tubelet.video import VideoError
+from tubelet.video import Span, VideoError
 
 from .card import Card, read_card
 from .errors import DataError
@@ -85,6 +85,10 @@ class ShardedSplit:
         """The numbers of the videos with those keys, of those that are in the split."""
         numbers = pc.index_in(pa.array(keys, pa.string()), self._keys).to_pylist()
         return {key: number for key, number in zip(keys, numbers, strict=True) if number is not None}
+
+    def span(self, index: int) -> Span:
+        """Where the bytes of video `index` are."""
+        return Span(self._shards[self._shard_of[index]], int(self._offsets[index]), int(self._sizes[index]))
 
     def read(self, index: int) -> bytes:
         """The bytes of video `index`. Raises VideoError when the shard no longer has them."""

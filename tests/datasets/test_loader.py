@@ -71,14 +71,20 @@ def test_epochs_see_other_clips_of_the_same_videos(split: ShardedSplit) -> None:
     assert not torch.equal(first.clips, second.clips)
 
 
+def overwrite(split: ShardedSplit, videos: list[int]) -> None:
+    """Makes some videos of a dataset nothing but zeros."""
+    for span in map(split.span, videos):
+        with span.path.open("r+b") as handle:
+            handle.seek(span.offset)
+            handle.write(bytes(span.size))
+
+
 @pytest.fixture
 def broken(dataset: Path, tmp_path: Path) -> ShardedSplit:
     """The split with the first video of its first shard overwritten by zeros."""
     shutil.copytree(dataset, tmp_path / "broken")
     split = ShardedSplit(tmp_path / "broken", "train")
-    with sorted((tmp_path / "broken").glob("*-train-*.tar"))[0].open("r+b") as handle:
-        handle.seek(int(split._offsets[0]))
-        handle.write(bytes(int(split._sizes[0])))
+    overwrite(split, [0])
     return split
 
 
@@ -110,10 +116,7 @@ def damaged(dataset: Path, tmp_path: Path) -> Callable[[list[int]], ShardedSplit
     def make(videos: list[int]) -> ShardedSplit:
         shutil.copytree(dataset, tmp_path / "damaged")
         split = ShardedSplit(tmp_path / "damaged", "train")
-        for video in videos:
-            with split._shards[split._shard_of[video]].open("r+b") as handle:
-                handle.seek(int(split._offsets[video]))
-                handle.write(bytes(int(split._sizes[video])))
+        overwrite(split, videos)
         return split
 
     return make

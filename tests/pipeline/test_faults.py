@@ -25,10 +25,10 @@ CUT = ("a", "cut short")
 
 def damage(split: ShardedSplit, video: int, start: float, end: float) -> str:
     """Overwrites a video inside its shard, from one share of its bytes to another. Returns its key."""
-    size = int(split._sizes[video])
-    first, after = int(start * size), int(end * size)
-    with split._shards[split._shard_of[video]].open("r+b") as handle:
-        handle.seek(int(split._offsets[video]) + first)
+    span = split.span(video)
+    first, after = int(start * span.size), int(end * span.size)
+    with span.path.open("r+b") as handle:
+        handle.seek(span.offset + first)
         handle.write(bytes(after - first))
     return split.key(video)
 
