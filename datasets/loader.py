@@ -226,6 +226,7 @@ class TrainBatches(Iterator[TrainBatch]):
         bad_samples: BadSamples,
     ):
         self._split, self._repeats, self._bad_samples = split, settings.repeats, bad_samples
+        self._pins = torch.cuda.is_available()
         self._draws = _Paced(order.draws(start, rank))
         job = _TrainJob(split, settings, order.seed, bad_samples)
         shape = (settings.repeats, settings.frames, settings.size, settings.size, 3)
@@ -245,7 +246,7 @@ class TrainBatches(Iterator[TrainBatch]):
             torch.from_numpy(np.repeat(labels, self._repeats, axis=0)),
             [fault for outcome in outcomes for fault in outcome.faults],
         )
-        return batch.pin_memory() if torch.cuda.is_available() else batch
+        return batch.pin_memory() if self._pins else batch
 
     def _raise_unless_skipped(self, outcomes: list[Outcome]) -> None:
         place, faults = next((place, o.faults) for place, o in enumerate(outcomes) if o.index is None)
@@ -260,8 +261,9 @@ class TrainBatches(Iterator[TrainBatch]):
     def bar(self, videos: Mapping[str, int]) -> None:
         """Counts videos, by key, as failed without trying them, from an epoch on. All ranks are to be told the same,
         at the latest between the last batch of the second epoch before it and the first of the one after."""
-        found = self._split.find(list(videos))
-        self._made.tell({index: videos[key] for key, index in found.items()})
+        if videos:
+            found = self._split.find(list(videos))
+            self._made.tell({index: videos[key] for key, index in found.items()})
 
     def close(self) -> None:
         """Ends the worker processes."""

@@ -83,8 +83,8 @@ class ShardedSplit:
 
     def find(self, keys: Sequence[str]) -> dict[str, int]:
         """The numbers of the videos with those keys, of those that are in the split."""
-        numbers = pc.index_in(pa.array(keys, pa.string()), self._keys).to_pylist()
-        return {key: number for key, number in zip(keys, numbers, strict=True) if number is not None}
+        wanted = pc.is_in(self._keys, pa.array(keys, pa.string())).to_numpy()
+        return {self.key(number): number for number in np.flatnonzero(wanted).tolist()}
 
     def span(self, index: int) -> Span:
         """Where the bytes of video `index` are."""
