@@ -4,11 +4,13 @@ from .annotations import read_annotations
 from .card import Card, read_card
 from .demo import DemoConfig, make_demo
 from .errors import DataError
+from .indexing import IndexConfig, index_data
 from .loader import QUARANTINED, ClipSettings, TrainBatch, TrainBatches, ViewBatch, train_batches, view_batches
 from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
 from .order import Balance, Draw, Position, TrainOrder, epoch_order, rank_share
 from .preparing import PrepareConfig, prepare
 from .shards import ShardedSplit
+from .sources import open_dataset
 from .workers import start_forkserver
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "DataError",
     "DemoConfig",
     "Draw",
+    "IndexConfig",
     "Manifest",
     "Position",
     "PrepareConfig",
@@ -31,7 +34,9 @@ __all__ = [
     "ViewBatch",
     "assign_splits",
     "epoch_order",
+    "index_data",
     "make_demo",
+    "open_dataset",
     "prepare",
     "rank_share",
     "read_annotations",

@@ -17,7 +17,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Shard:
-    """file: name of the tar; videos: how many it holds; bytes and sha256: of the tar as written."""
+    """file: name of the tar, below the folder of the card; videos: how many it holds; bytes, sha256: of the tar."""
 
     file: str
     videos: int
@@ -58,14 +58,21 @@ def write_card(card: Card, folder: Path) -> None:
 
 def read_card(folder: Path) -> Card:
     """Reads a dataset's card. Raises DataError for a folder that is none, is unfinished, or of another version."""
-    file = folder / CARD_FILE
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. `tubelet prepare --videos FOLDER --out {folder}` makes a dataset")
+    file = folder / CARD_FILE
     if not file.is_file():
+        mend = f"`tubelet prepare --videos FOLDER --out {folder}` makes one"
+        if any(folder.rglob("*.tar")):
+            mend += f"; if its tars come from elsewhere, `tubelet index {folder}` makes it one"
         raise DataError(
-            f"{folder}: holds no {CARD_FILE}, so it is not a prepared dataset or its preparation did not finish. "
-            f"`tubelet prepare --videos FOLDER --out {folder}` makes one"
+            f"{folder}: holds no {CARD_FILE}, so it is not a prepared dataset or its preparation did not finish. {mend}"
         )
+    return card_in(file)
+
+
+def card_in(file: Path) -> Card:
+    """The card in a file, as `read_card`."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -79,7 +86,7 @@ def read_card(folder: Path) -> Card:
         )
     try:
         return _card_of(content)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file}: is incomplete ({error!r}). Prepare the dataset again") from error
 
 
@@ -88,4 +95,8 @@ def _card_of(content: dict[str, Any]) -> Card:
         name: Split(**{**split, "shards": [Shard(**shard) for shard in split["shards"]]})
         for name, split in content["splits"].items()
     }
+    for file in (shard.file for split in splits.values() for shard in split.shards):
+        parts = file.split("/")
+        if not file.endswith(".tar") or "::" in file or "\\" in file or {"", ".", ".."} & set(parts):
+            raise ValueError(f"it names a shard '{file}', which is no tar below its folder")
     return Card(content["name"], content["classes"], content["multilabel"], splits, content["source"])

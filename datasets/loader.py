@@ -18,12 +18,11 @@ from tubelet.video import (
     available_backends,
     clip_views,
     jitter_crop_box,
-    open_video,
     random_clip,
     random_crop_box,
     segment_clip,
     segment_views,
-    spatial_views,
+    spatial_boxes,
 )
 
 from .errors import DataError
@@ -122,6 +121,10 @@ class _TrainJob(Job):
     def learn(self, news: dict[int, int]) -> None:
         self.barred = news | self.barred
 
+    def fetch(self, trial: Trial) -> None:
+        assert trial.index is not None
+        self.split.span(trial.index)
+
     def load(self, trial: Trial, out: torch.Tensor) -> list[bool]:
         """Clips (repeats, T, S, S, 3); returns which of them are to be mirrored."""
         assert trial.index is not None
@@ -129,14 +132,14 @@ class _TrainJob(Job):
         rng = sample_rng(self.seed, trial.item, trial.attempt)
         if trial.attempt:
             self._replacement(rng)  # its first number chose the video
-        with _opened(self.split, trial.index, settings) as reader:
+        with self.split.open(trial.index, settings.decoder) as reader:
             first, after = self.split.frame_range(trial.index)
             if settings.sampling == "segments":
                 wanted = first + segment_clip(after - first, settings.frames, rng)
             else:
                 wanted = first + random_clip(after - first, settings.frames, settings.stride, rng)
             boxes = [self._box(reader, rng) for _ in range(settings.repeats)]
-            out.copy_(reader.crops(wanted, boxes, settings.size))
+            reader.crops(wanted, boxes, settings.size, out=out)
         return (rng.uniform(size=settings.repeats) < settings.flip).tolist()
 
     def _box(self, reader: VideoReader, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -167,26 +170,25 @@ class _ViewJob(Job):
     def after(self, trial: Trial, cause: str) -> Trial:
         return replace(trial, index=None, faults=((self.split.key(trial.item), cause),))
 
+    def fetch(self, trial: Trial) -> None:
+        self.split.span(trial.item)
+
     def load(self, trial: Trial, out: torch.Tensor) -> np.ndarray:
         """Views (V, T, S, S, 3); returns the seconds (V, 2) of each."""
         settings, index = self.settings, trial.item
-        with _opened(self.split, index, settings) as reader:
+        with self.split.open(index, settings.decoder) as reader:
             first, after = self.split.frame_range(index)
             if settings.sampling == "segments":
                 wanted = first + segment_views(after - first, settings.frames, self.temporal)
             else:
                 wanted = first + clip_views(after - first, settings.frames, settings.stride, self.temporal)
-            frames = reader.frames(wanted.reshape(-1))  # the views of a video come from one decode
+            boxes = spatial_boxes(reader.info.height, reader.info.width, self.spatial)
+            crops = reader.crops(wanted.reshape(-1), boxes, settings.size)  # the views of a video come from one decode
             times = reader.times()
         # (spatial, temporal * T, S, S, 3) -> (temporal * spatial, T, S, S, 3)
-        crops = spatial_views(frames, settings.size, self.spatial).unflatten(1, wanted.shape)
-        torch.stack(tuple(crops.transpose(0, 1).flatten(0, 1)), out=out)
+        out.unflatten(0, (self.temporal, self.spatial)).copy_(crops.unflatten(1, wanted.shape).transpose(0, 1))
         seconds = np.stack([times[wanted[:, 0]], times[wanted[:, -1]] + 1 / reader.info.rate], axis=1)
         return np.repeat(seconds, self.spatial, axis=0)
-
-
-def _opened(split: ShardedSplit, index: int, settings: ClipSettings) -> VideoReader:
-    return open_video(split.read(index), backend=settings.decoder, name=split.key(index))
 
 
 class _Paced(Iterator["list[Draw] | None"]):

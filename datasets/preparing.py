@@ -4,7 +4,7 @@ out/card.json                          classes, counts, splits, checksums; writt
 out/report.json                        the videos left out, each with its cause; how many each split has of how many
 out/<name>-train-000000.tar            key.mp4 (or webm, avi, mkv: the bytes as they were) and key.json;
                                        a part of a longer file has the whole file, and says which frames it is
-out/<name>-train-000000.index.parquet  byte offsets, true frame counts, rates, sizes, codecs
+out/<name>-train-000000.index.arrow    byte offsets, true frame counts, rates, sizes, codecs, which packet is what
 """
 
 from __future__ import annotations

@@ -1,56 +1,50 @@
-"""Reading a split of a prepared dataset: its index as columns, and the bytes of any video by number."""
+"""Reading a split of a dataset: its index as columns that stay on the disk, and any video of it by number."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tubelet.video import Span, VideoError
+from tubelet.video import Scan, Span, VideoError, VideoReader, open_video
 
-from .card import Card, read_card
+from .card import Card
 from .errors import DataError
-from .index import read_index
+from .labels import label_array, label_lists
+from .samples import checksum_before
+from .sources import open_dataset
 
 
 class ShardedSplit:
     """One split of a dataset, videos numbered 0 to len - 1 in the order of its shards.
 
     labels: (videos,) int64 class numbers, -1 without labels; of multi-label data (videos, classes) bool, True for each
-    label. Holds no open files, so it can be sent to workers.
+    label. All else stays in the memory-mapped indices, which the processes of a machine share. Holds no open files, so
+    it can be sent to workers.
     Raises DataError for a dataset that cannot be read, lacks the split, or has a shard missing or cut short.
     """
 
-    def __init__(self, folder: str | Path, split: str):
-        self.folder = Path(folder)
-        self.split = split
-        self.card: Card = read_card(self.folder)
-        if split not in self.card.splits:
-            has = ", ".join(self.card.splits) or "none"
-            raise DataError(f"{folder}: has no split '{split}'; it has {has}")
-        self._shards = [self._checked(shard.file, shard.bytes) for shard in self.card.splits[split].shards]
-        tables = [read_index(path) for path in self._shards]
-        self._shard_of = np.repeat(np.arange(len(tables)), [table.num_rows for table in tables])
-        table = pa.concat_tables(tables)
-        self._keys = table["key"]
-        self._offsets = table["offset"].to_numpy()
-        self._sizes = table["size"].to_numpy()
-        self._frames = np.stack([table["start_frame"].to_numpy(), table["end_frame"].to_numpy()], axis=1)
-        self.labels = _label_array(table["labels"], len(self.card.classes) if self.card.multilabel else None)
+    def __init__(self, data: str | Path, split: str, cache: str | Path | None = None):
+        """data: what `--data` takes, see open_dataset; cache: folder for what is not on this machine."""
+        self.data, self.split, self._cache = str(data), split, cache
+        self._dataset = open_dataset(data, cache, unnamed=split)
+        self.card: Card = self._dataset.card
+        self._tables = [index.table for index in self._dataset.indices(split)]
+        self._shards = self._dataset.split(split).shards
+        self._starts = np.cumsum([0, *(table.num_rows for table in self._tables)])
+        lists = [
+            label_lists(table, self.classes, shard.file)
+            for table, shard in zip(self._tables, self._shards, strict=True)
+        ]
+        chunks = pa.chunked_array([chunk for one in lists for chunk in one.chunks], pa.list_(pa.int32()))
+        self.labels = label_array(chunks, len(self.classes) if self.card.multilabel else None)
 
-    def _checked(self, file: str, size: int) -> Path:
-        path = self.folder / file
-        if not path.is_file():
-            raise DataError(f"{path}: the shard is missing. Copy the dataset again, or prepare it again")
-        if path.stat().st_size != size:
-            raise DataError(
-                f"{path}: the shard has {path.stat().st_size} bytes where the card says {size}: it was cut short or "
-                "changed. Copy it again, or prepare the dataset again"
-            )
-        return path
+    def __reduce__(self) -> tuple:
+        return type(self), (self.data, self.split, self._cache)  # a copy maps the same indices, and carries none along
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,7 +55,7 @@ class ShardedSplit:
 
     def require_one_label(self) -> None:
         """Raises DataError unless each video has one label, which is what training and scores are made for."""
-        where = f"{self.folder}, {self.split}"
+        where = f"{self.data}, {self.split}"
         if self.card.multilabel:
             raise DataError(
                 f"{where}: its videos have several labels each, and a model is trained and scored on one label per "
@@ -75,44 +69,47 @@ class ShardedSplit:
 
     def frame_range(self, index: int) -> tuple[int, int]:
         """The frames first <= i < after of the bytes of video `index` that are the video."""
-        first, after = self._frames[index].tolist()
-        return first, after
+        return self._cell(index, "start_frame"), self._cell(index, "end_frame")
 
     def key(self, index: int) -> str:
-        return self._keys[index].as_py()
+        return self._cell(index, "key")
 
     def find(self, keys: Sequence[str]) -> dict[str, int]:
         """The numbers of the videos with those keys, of those that are in the split."""
-        wanted = pc.is_in(self._keys, pa.array(keys, pa.string())).to_numpy()
-        return {self.key(number): number for number in np.flatnonzero(wanted).tolist()}
+        wanted = pa.array(keys, pa.string())
+        found = [pc.is_in(table.column("key"), wanted).to_numpy() for table in self._tables]
+        return {self.key(number): number for number in np.flatnonzero(np.concatenate(found)).tolist()}
 
     def span(self, index: int) -> Span:
-        """Where the bytes of video `index` are."""
-        return Span(self._shards[self._shard_of[index]], int(self._offsets[index]), int(self._sizes[index]))
+        """Where the bytes of video `index` are; a shard that is elsewhere is fetched first. Raises DataError where it
+        cannot be had."""
+        path = self._dataset.path(self._shards[self._place(index)[0]])
+        return Span(path, self._cell(index, "offset"), self._cell(index, "size"))
 
-    def read(self, index: int) -> bytes:
-        """The bytes of video `index`. Raises VideoError when the shard no longer has them."""
-        shard = self._shards[self._shard_of[index]]
-        size = int(self._sizes[index])
+    def open(self, index: int, backend: str = "pyav") -> VideoReader:
+        """Video `index`, opened for reading; its packets were looked through when it was indexed.
+
+        Raises VideoError when the shard no longer has it.
+        """
+        key, span = self.key(index), self.span(index)
         try:
-            with shard.open("rb", buffering=0) as handle:
-                handle.seek(int(self._offsets[index]))
-                data = handle.read(size)
+            with span.path.open("rb", buffering=0) as file:
+                header = checksum_before(file, span.offset)
         except OSError as error:
-            raise VideoError(self.key(index), f"{shard} cannot be read ({error})") from error
-        if len(data) != size:
-            raise VideoError(self.key(index), f"{shard} ends before the video does: the shard was cut short")
-        return data
+            raise VideoError(key, f"{span.path} cannot be read ({error.strerror or error})") from error
+        if header != self._cell(index, "header"):
+            raise VideoError(key, f"{span.path} is not the tar that was indexed: `tubelet index` writes its index anew")
+        try:
+            scan = Scan.unpack(self._cell(index, "scan"))
+        except ValueError as error:
+            raise VideoError(key, f"its index is damaged ({error}): `tubelet index` writes it anew") from error
+        return open_video(span, backend=backend, name=key, scan=scan)
 
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of video `index`, and its row in the index of that."""
+        shard = int(np.searchsorted(self._starts, index, "right")) - 1
+        return shard, int(index - self._starts[shard])
 
-def _label_array(lists: pa.ChunkedArray, classes: int | None) -> np.ndarray:
-    """Class numbers as lists -> (videos,) int64 of at most one each, or with `classes` (videos, classes) bool."""
-    counts = pc.list_value_length(lists).to_numpy()
-    videos, numbers = np.repeat(np.arange(len(counts)), counts), pc.list_flatten(lists).to_numpy()
-    if classes is None:
-        labels = np.full(len(counts), -1, np.int64)
-        labels[videos] = numbers
-        return labels
-    hot = np.zeros((len(counts), classes), bool)
-    hot[videos, numbers] = True
-    return hot
+    def _cell(self, index: int, column: str) -> Any:
+        shard, row = self._place(index)
+        return self._tables[shard].column(column)[row].as_py()

@@ -21,7 +21,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -36,6 +36,7 @@ from tubelet.video import VideoError
 from .errors import DataError
 
 _PR_SET_PDEATHSIG = 1
+_FETCH_DEADLINE_S = 1800.0  # of a shard that comes over a network
 _QUEUED = 2  # clips a worker has been sent: the one it makes, and one so that it need not wait for the next
 
 
@@ -76,8 +77,15 @@ class Job(ABC):
         """The try that follows one that failed."""
 
     @abstractmethod
+    def fetch(self, trial: Trial) -> None:
+        """In a worker, before its deadline runs: brings to this machine what the clip is made of."""
+
+    @abstractmethod
     def load(self, trial: Trial, out: torch.Tensor) -> Any:
-        """In a worker: writes the clips to `out` and returns what else is to be known. What it raises is a fault."""
+        """In a worker: writes the clips to `out` and returns what else is to be known.
+
+        What it raises is a fault of the video; but DataError, here and in `fetch`, ends it all.
+        """
 
     def learn(self, news: Any) -> None:
         """Takes in what the main process tells, for all tries that follow."""
@@ -164,7 +172,10 @@ class _InWorkers(Batches):
         number, slot, items = self._waiting.popleft()
         try:
             while number not in self._done:
-                finished, outcomes = self._connection.recv()
+                message = self._connection.recv()
+                if isinstance(message, DataError):
+                    raise message
+                finished, outcomes = message
                 self._done[finished] = outcomes
         except (EOFError, OSError):
             raise self._watcher_is_gone() from None
@@ -236,10 +247,17 @@ def _attached(shape: tuple[int, ...], handle: Any) -> _Memory:
     return _Memory(shape, handle.detach())
 
 
-def _try(job: Job, trial: Trial, clips: torch.Tensor) -> tuple[Any, str | None]:
-    """What a trial made, or None and the cause."""
+def _try(
+    job: Job, trial: Trial, clips: torch.Tensor, fetched: Callable[[], None] | None = None
+) -> tuple[Any, str | None]:
+    """What a trial made, or None and the cause. Raises DataError."""
     try:
+        job.fetch(trial)
+        if fetched is not None:
+            fetched()
         return job.load(trial, clips[trial.place]), None
+    except DataError:
+        raise
     except VideoError as error:
         return None, error.cause
     except Exception as error:  # such as a size that no memory holds: a fault of this video, and named as such
@@ -256,12 +274,17 @@ class _Batch:
 
 @dataclass
 class _Worker:
-    """A worker as the watcher knows it. clips: what it has been sent, at the first of which it is since `since`."""
+    """A worker as the watcher knows it. clips: what it has been sent, the first of which it has to have `fetched`, and
+    then made, before the time `due`."""
 
     pid: int
     connection: Connection
     clips: deque[tuple[_Batch, Trial]] = field(default_factory=deque)
-    since: float = 0.0
+    fetched: bool = False
+    due: float = 0.0
+
+    def begin(self, fetched: bool, seconds: float) -> None:
+        self.fetched, self.due = fetched, time.monotonic() + seconds
 
 
 def _watch(main: Connection, job: Job, memory: _Memory, workers: int) -> None:
@@ -328,23 +351,30 @@ class _Watcher:
                     except OSError:  # it has died, of another clip or of none, which its connection will tell
                         continue
                     if not worker.clips:
-                        worker.since = time.monotonic()
+                        worker.begin(False, _FETCH_DEADLINE_S)
                     worker.clips.append(self.pending.popleft())
 
     def _patience(self) -> float | None:
         """Seconds until the next deadline."""
-        due = [worker.since + self.job.deadline for worker in self.workers if worker.clips]
+        due = [worker.due for worker in self.workers if worker.clips]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _hear(self, worker: _Worker) -> None:
         try:
-            made, cause = worker.connection.recv()
+            answer = worker.connection.recv()
         except (EOFError, OSError):
             _, status = os.waitpid(worker.pid, 0)
             self._replace(worker, f"the decoder crashed ({_ending(os.waitstatus_to_exitcode(status))})")
             return
+        if answer is None:
+            worker.begin(True, self.job.deadline)
+            return
         batch, trial = worker.clips.popleft()
-        worker.since = time.monotonic()
+        worker.begin(False, _FETCH_DEADLINE_S)
+        if isinstance(answer, DataError):
+            self.main.send(answer)
+            return
+        made, cause = answer
         if cause is None:
             self._settle(batch, trial.place, Outcome(trial.index, made, trial.faults))
         else:
@@ -353,11 +383,11 @@ class _Watcher:
     def _end_overdue(self) -> None:
         now = time.monotonic()
         for worker in list(self.workers):
-            if worker.clips and now - worker.since > self.job.deadline and not worker.connection.poll():
+            if worker.clips and now > worker.due and not worker.connection.poll():
                 os.kill(worker.pid, signal.SIGKILL)
                 self.killed.append(worker.pid)
-                seconds = f"{self.job.deadline:g} s"
-                self._replace(worker, f"not decoded within {seconds}: the decoder hangs or the disk is very slow")
+                late = f"not decoded within {self.job.deadline:g} s: the decoder hangs or the disk is very slow"
+                self._replace(worker, late if worker.fetched else f"not fetched within {_FETCH_DEADLINE_S:g} s")
         # One that waits for a dead disk ends only when the disk answers: nobody waits for it.
         self.killed = [pid for pid in self.killed if os.waitpid(pid, os.WNOHANG) == (0, 0)]
 
@@ -405,4 +435,9 @@ def _work(job: Job, slots: torch.Tensor, connection: Connection, watcher: int) -
             slot, trial = connection.recv()
         except EOFError:
             return
-        connection.send(_try(job, trial, slots[slot]))
+        answer: Any
+        try:
+            answer = _try(job, trial, slots[slot], lambda: connection.send(None))
+        except DataError as error:
+            answer = error
+        connection.send(answer)

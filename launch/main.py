@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 COMMANDS = {
     "prepare": "make a dataset of WebDataset shards from a folder of classes or from label files",
+    "index": "indices, and a card, for tars that other tools made or an older tubelet prepared",
     "train": "train or fine-tune a model on a dataset",
     "evaluate": "top-1 and top-5 of a trained model, per clip and per video",
     "embed": "clip embeddings of a dataset as Parquet",

@@ -70,8 +70,11 @@ class ModelConfig:
 class DataConfig:
     """What it is trained on."""
 
-    data: Path | None = None
-    """Folder that `tubelet prepare` made."""
+    data: str | None = None
+    """Folder that `tubelet prepare` made, here or at a URL; or tars of any origin by name, with {000..012} and *; or
+    `pipe:` and a command that puts out a tar."""
+    cache: Path | None = None
+    """Folder for shards that are not on this machine (default: $TUBELET_HOME/shards or ~/.cache/tubelet/shards)."""
     batch_size: Count = 8
     """Clips of one process at a time; a training step has batch-size x processes x accumulate of them."""
     workers: Natural | None = None
@@ -219,7 +222,10 @@ def read_recipe(source: str) -> TrainConfig:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: is not readable YAML ({' '.join(str(error).split())})") from error
-    return validate(TrainConfig, content, str(path))
+    config = validate(TrainConfig, content, str(path))
+    if (config.data.data or "").startswith("pipe:"):  # a recipe goes from hand to hand, and must not run commands
+        raise ConfigError(f"{path}: data.data is a command. Only one on the command line is run: give it as --data")
+    return config
 
 
 def validate(schema: type[Config], content: Any, source: str) -> Config:

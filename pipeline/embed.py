@@ -23,8 +23,8 @@ from tubelet.datasets import (
     DataError,
     ShardedSplit,
     ViewBatch,
+    open_dataset,
     rank_share,
-    read_card,
     start_forkserver,
     view_batches,
 )
@@ -40,8 +40,11 @@ from .inputs import ClipInput, autocast
 class EmbedConfig:
     checkpoint: Path | None = None
     """Folder of a training run (its best checkpoint is taken), or one checkpoint in it."""
-    data: Path | None = None
-    """Folder that `tubelet prepare` made; its videos need no labels."""
+    data: str | None = None
+    """Folder that `tubelet prepare` made, here or at a URL; or tars of any origin by name, with {000..012} and *; or
+    `pipe:` and a command that puts out a tar. Its videos need no labels."""
+    cache: Path | None = None
+    """Folder for shards that are not on this machine (default: $TUBELET_HOME/shards or ~/.cache/tubelet/shards)."""
     out: Path | None = None
     """Folder for the Parquet files, one per process."""
     split: str | None = None
@@ -74,7 +77,8 @@ def embed(config: EmbedConfig) -> Path:
     if config.workers != 0:
         start_forkserver()
     model, state, checkpoint = load_trained(config.checkpoint)
-    splits = _splits(config.data, config.split)
+    names = [config.split] if config.split else open_dataset(config.data, config.cache).card.splits
+    splits = [ShardedSplit(config.data, name, config.cache) for name in names]
     world = join(config.timeout)
     if config.out.exists() and not config.out.is_dir():
         raise ConfigError(f"{config.out}: is a file. Give --out a folder")
@@ -90,10 +94,6 @@ def embed(config: EmbedConfig) -> Path:
         note = f"; {unread} videos could not be read" if unread else ""
         print(f"{rows} clips of {model.num_features} numbers each are in {config.out}{note}")
     return config.out
-
-
-def _splits(data: Path, name: str | None) -> list[ShardedSplit]:
-    return [ShardedSplit(data, split) for split in ([name] if name else read_card(data).splits)]
 
 
 def _write_part(

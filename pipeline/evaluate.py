@@ -27,8 +27,11 @@ from .inputs import ClipInput, autocast
 class EvaluateConfig:
     checkpoint: Path | None = None
     """Folder of a training run (its best checkpoint is taken), or one checkpoint in it."""
-    data: Path | None = None
-    """Folder that `tubelet prepare` made."""
+    data: str | None = None
+    """Folder that `tubelet prepare` made, here or at a URL; or tars of any origin by name, with {000..012} and *; or
+    `pipe:` and a command that puts out a tar."""
+    cache: Path | None = None
+    """Folder for shards that are not on this machine (default: $TUBELET_HOME/shards or ~/.cache/tubelet/shards)."""
     split: str = "val"
     """Split to evaluate on."""
     views: str | None = None
@@ -94,8 +97,8 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         start_forkserver()
     model, state, checkpoint = load_trained(config.checkpoint)
     if config.data is None:
-        raise DataError("nothing to evaluate on. --data takes a folder that `tubelet prepare` made")
-    split = ShardedSplit(config.data, config.split)
+        raise DataError("nothing to evaluate on. --data takes a folder that `tubelet prepare` made, or tars")
+    split = ShardedSplit(config.data, config.split, config.cache)
     check_classes(split, state.classes, checkpoint)
     world = join(config.timeout)
     views = asked or model.clip.views
@@ -121,7 +124,7 @@ def check_classes(split: ShardedSplit, classes: list[str], checkpoint: Path) -> 
     parts = [f"{len(missing)} are missing, such as '{missing[0]}'"] if missing else []
     parts += [f"{len(new)} are unknown to it, such as '{new[0]}'"] if new else []
     raise ConfigError(
-        f"{checkpoint} tells {len(classes)} classes apart, and {split.folder} has {len(split.classes)}: "
+        f"{checkpoint} tells {len(classes)} classes apart, and {split.data} has {len(split.classes)}: "
         + ("; ".join(parts) or "the same ones in another order")
         + ". Give the data the model was trained on, or fine-tune it on this data"
     )
@@ -161,7 +164,7 @@ def score(
     videos, clips, *counts = (int(n) for n in sum(part for part, _ in everywhere))
     lost = sum(part for _, part in everywhere)
     if videos == 0:
-        raise DataError(f"{split.folder}: none of its {lost} {split.split} videos can be read. Prepare it again")
+        raise DataError(f"{split.data}: none of its {lost} {split.split} videos can be read. Prepare it again")
     return Metrics(videos, clips, lost, counts[0] / clips, counts[1] / clips, counts[2] / videos, counts[3] / videos)
 
 

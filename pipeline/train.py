@@ -54,9 +54,10 @@ def train(config: TrainConfig) -> Path:
     if config.data.workers != 0:
         start_forkserver()
     run: Path = config.run.out  # type: ignore[assignment]  # checked
-    split = ShardedSplit(config.data.data, "train")  # type: ignore[arg-type]  # checked
+    split = ShardedSplit(config.data.data, "train", config.data.cache)  # type: ignore[arg-type]  # checked
     split.require_one_label()
-    val_split = ShardedSplit(split.folder, "val") if "val" in split.card.splits and config.run.eval_every else None
+    evaluated = "val" in split.card.splits and config.run.eval_every
+    val_split = ShardedSplit(split.data, "val", config.data.cache) if evaluated else None
     if val_split is not None:
         val_split.require_one_label()
     model = build_model(config, len(split.classes))

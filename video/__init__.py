@@ -11,9 +11,9 @@ from .info import VideoInfo
 from .opening import BACKENDS, available_backends, open_video, probe, scan_video
 from .reader import VideoReader
 from .sampling import clip_views, frames_between, random_clip, segment_clip, segment_views
-from .scan import Scan
 from .source import Span
-from .transforms import crop_resize, flip, jitter_crop_box, normalize, random_crop_box, spatial_views
+from .table import Scan
+from .transforms import crop_resize, flip, jitter_crop_box, normalize, random_crop_box, spatial_boxes
 
 __all__ = [
     "BACKENDS",
@@ -38,5 +38,5 @@ __all__ = [
     "scan_video",
     "segment_clip",
     "segment_views",
-    "spatial_views",
+    "spatial_boxes",
 ]

@@ -8,8 +8,8 @@ import numpy as np
 
 from .errors import Unsuited
 from .guest import GuestReader, first_line
-from .scan import Scan
 from .source import Source
+from .table import Scan
 
 _CODECS = ("h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "mjpeg")
 _FORMATS = ("mov", "matroska", "avi")

@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import av
 import numpy as np
+import torch
+from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from .errors import VideoError
+from .pixels import Pixels
 from .reader import VideoReader
-from .scan import Scan, decode_all, video_stream
+from .scan import decode_all, video_stream
 from .source import Source
+from .table import Scan
+from .transforms import Box
+
+# FFmpeg's decoders look at some bytes past the end of a packet.
+_PADDING = bytes(64)
 
 
 class PyAVReader(VideoReader):
-    """Decodes from the keyframe at or before each wanted frame to the last one wanted, and nothing else."""
+    """Decodes from the keyframe at or before each wanted frame to the last one wanted, and nothing else.
+
+    The packets in between are taken out of the file where the scan says they lie, so that no container is opened and no
+    other byte read; where that cannot be, `fallback` says why and the container is sought.
+    """
 
     backend = "pyav"
 
     def __init__(self, source: Source, scan: Scan, fallback: str | None = None) -> None:
-        super().__init__(source, scan, fallback)
-        self._container = source.container()
-        self._stream = video_stream(self._container, source.name)
-        self._nal_length = _nal_length_size(self._stream)
-        # One for all frames: it keeps FFmpeg's scaling context, which each frame would otherwise make anew.
-        self._scaler = VideoReformatter()
+        super().__init__(source, scan, fallback or scan.distrust or scan.detour)
+        self._pixels = Pixels(scan.info.height, scan.info.width, scan.info.rotation)
+        self._sought: tuple[InputContainer, VideoStream] | None = None
+
+    def crops(
+        self, indices: Sequence[int] | np.ndarray, boxes: Sequence[Box], size: int, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        clips = self._room(indices, boxes, size, out)
+        slots = clips.numpy()
+        for places, frame in self._each(indices):
+            for clip, box in zip(slots, boxes, strict=True):
+                image = self._pixels.crop(frame, box, size)
+                for place in places:
+                    clip[place] = image
+        return clips
+
+    def _rgb(self, picture: VideoFrame) -> np.ndarray:
+        return self._pixels.rgb(picture)
 
     def _close(self) -> None:
-        self._container.close()
+        if self._sought is not None:
+            self._sought[0].close()
 
-    def _read(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def _read(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
         if self._scan.distrust:
             yield from self._from_start(wanted)
             return
@@ -41,9 +66,10 @@ class PyAVReader(VideoReader):
             left = set(group.tolist())
             for index, frame in self._from_key(key, last, left):
                 left.discard(index)
-                yield index, self._rgb(frame)
+                yield index, frame
             if left:
                 # The seek landed elsewhere, the keyframe was none, or the file is damaged: decoding it all tells.
+                self.fallback = "frames are missing on the way from their keyframe"
                 yield from self._from_start(np.array(sorted(left)))
 
     def _groups(self, wanted: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -66,58 +92,68 @@ class PyAVReader(VideoReader):
 
     def _from_key(self, key: int, last: int, wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
         """The wanted frames between packet `key` and packet `last`. Ends early at any damage or doubt."""
-        scan, decoder = self._scan, self._stream.codec_context
+        scan = self._scan
         index_of = {int(scan.pts[scan.order[index]]): index for index in wanted}
-        needed = {int(scan.order[index]) for index in wanted}
-        # MP4 seeks in decoding time; other containers know only presentation time.
-        stamps = scan.dts if scan.format.startswith("mov") else scan.pts
+        sent = ~scan.spare[key : last + 1]
+        sent[scan.order[list(wanted)] - key] = True
+        decoder, packets = self._packets(key, last, sent)
         try:
-            self._container.seek(int(stamps[key]), stream=self._stream)
-            at: int | None = None
-            for packet in self._container.demux(self._stream):
-                if at is None:
-                    at = self._landing(packet.pts, key)
-                    if at is None:
-                        return
-                if at not in needed and packet.size and self._is_spare(packet):
-                    at += 1
-                    continue
-                # The last packet is followed by a flush: its frame need not wait for the ones after it.
-                frames = decoder.decode(packet)
-                if at == last and packet.size:
-                    frames += decoder.decode(None)
-                for frame in frames:
+            for packet in packets:
+                for frame in decoder.decode(packet):
                     if frame.is_corrupt:
                         return  # frames predicted from it are wrong without a mark
                     if frame.pts in index_of:
                         yield index_of.pop(frame.pts), frame
-                if at == last:
-                    return
-                at += 1
         except av.FFmpegError:
             return  # whatever is left is decoded from the start, which names the fault
 
-    def _is_spare(self, packet: Packet) -> bool:
-        """Whether no other frame is predicted from this H.264 packet: 4 in 10 of Kinetics, and a fifth of its time."""
-        if not self._nal_length:
-            return False
-        data, at, pictures = memoryview(packet), 0, 0
-        while at + self._nal_length < len(data):
-            length = int.from_bytes(data[at : at + self._nal_length], "big")
-            header = data[at + self._nal_length]
-            kind, reference = header & 31, header >> 5 & 3
-            if kind in (7, 8) or (1 <= kind <= 5 and reference):  # parameter sets serve later pictures too
-                return False
-            pictures += 1 <= kind <= 5
-            at += self._nal_length + length
-        return pictures > 0
+    def _packets(self, key: int, last: int, sent: np.ndarray) -> tuple[VideoCodecContext, Iterator[Packet | None]]:
+        """A decoder, and those of the packets `key` to `last` that are to be sent to it. A flush follows the last: its
+        frame need not wait for the ones after it."""
+        if self._scan.detour is None:
+            return self._scan.decoder.open(), self._taken_out(key, last, sent)
+        if self._sought is None:
+            container = self._source.container()
+            self._sought = container, video_stream(container, self._source.name)
+        container, stream = self._sought
+        return stream.codec_context, self._sought_out(container, stream, key, last, sent)
+
+    def _taken_out(self, key: int, last: int, sent: np.ndarray) -> Iterator[Packet | None]:
+        scan = self._scan
+        starts, sizes = scan.starts[key : last + 1], scan.sizes[key : last + 1]
+        first = int(starts[sent].min())
+        data = memoryview(self._source.bytes_between(first, int((starts + sizes)[sent].max())) + _PADDING)
+        for at in np.flatnonzero(sent).tolist():
+            start = int(starts[at]) - first
+            packet = Packet(data[start : start + int(sizes[at])])  # type: ignore[arg-type]  # any buffer, not copied
+            packet.pts, packet.dts = int(scan.pts[key + at]), int(scan.dts[key + at])
+            yield packet
+        yield None
+
+    def _sought_out(
+        self, container: InputContainer, stream: VideoStream, key: int, last: int, sent: np.ndarray
+    ) -> Iterator[Packet | None]:
+        scan = self._scan
+        # MP4 seeks in decoding time; other containers know only presentation time.
+        stamps = scan.dts if scan.format.startswith("mov") else scan.pts
+        container.seek(int(stamps[key]), stream=stream)
+        at: int | None = None
+        for packet in container.demux(stream):
+            at = self._landing(packet.pts, key) if at is None else at + 1
+            if at is None or not packet.size:
+                return
+            if at < key or sent[at - key]:
+                yield packet
+            if at == last:
+                yield None
+                return
 
     def _landing(self, pts: int | None, key: int) -> int | None:
         """The packet that a seek to `key` found, or None where decoding from it would not be right."""
         at = np.flatnonzero(self._scan.pts == pts) if pts is not None else np.zeros(0, np.int64)
         return int(at[0]) if len(at) and at[0] <= key and self._scan.keys[at[0]] else None
 
-    def _from_start(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def _from_start(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
         """The same by decoding the whole way, which is right for every file. Errors: VideoError at any damage."""
         left, scan = set(wanted.tolist()), self._scan
         for index, frame in enumerate(decode_all(self._source)):
@@ -126,22 +162,7 @@ class PyAVReader(VideoReader):
             if not scan.distrust and (index >= self.info.frames or frame.pts != scan.pts[scan.order[index]]):
                 raise VideoError(self._source.name, f"frame {index} is not the one that its packet announced")
             if index in left:
-                yield index, self._rgb(frame)
+                yield index, frame
                 left.discard(index)
             if not left:
                 return
-
-    def _rgb(self, frame: VideoFrame) -> np.ndarray:
-        turned = self.info.rotation % 180 != 0
-        width, height = (self.info.height, self.info.width) if turned else (self.info.width, self.info.height)
-        rgb = self._scaler.reformat(frame, width, height, "rgb24", threads=1)
-        plane = rgb.planes[0]
-        image = np.ndarray((height, width, 3), np.uint8, buffer=memoryview(plane), strides=(plane.line_size, 3, 1))
-        return np.rot90(image, -self.info.rotation // 90)
-
-
-def _nal_length_size(stream: VideoStream) -> int:
-    """Bytes before each unit of an H.264 packet that tell its length (MP4, Matroska), or 0 for other streams."""
-    header = stream.codec_context.extradata or b""
-    is_avcc = stream.codec_context.name == "h264" and len(header) > 6 and header[0] == 1
-    return (header[4] & 3) + 1 if is_avcc else 0

@@ -6,8 +6,8 @@ import numpy as np
 
 from .errors import Unsuited
 from .guest import GuestReader, first_line
-from .scan import Scan
 from .source import Source
+from .table import Scan
 
 
 class TorchCodecReader(GuestReader):

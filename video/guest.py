@@ -31,7 +31,11 @@ class GuestReader(VideoReader):
             except Unsuited as reason:
                 self.backend, self.fallback = "pyav", str(reason)
                 self._host = PyAVReader(self._source, self._scan)
-        yield from self._host._read(wanted)
+        for index, frame in self._host._read(wanted):
+            yield index, self._host._rgb(frame)
+
+    def _rgb(self, picture: np.ndarray) -> np.ndarray:
+        return picture
 
     def _checked(self, wanted: np.ndarray) -> np.ndarray:
         images = self._batch(wanted)

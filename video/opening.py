@@ -14,8 +14,9 @@ from .backend_torchcodec import TorchCodecReader
 from .errors import Unsuited, VideoError
 from .info import VideoInfo
 from .reader import VideoReader
-from .scan import Scan, decode_all, scan_source
+from .scan import decode_all, scan_source
 from .source import Source, Span
+from .table import Scan
 
 _PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}
 BACKENDS: tuple[str, ...] = tuple(_PACKAGES)

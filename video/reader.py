@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 
 from .errors import VideoError
 from .info import VideoInfo
-from .scan import Scan
 from .source import Source
-from .transforms import Box, crop_resize
+from .table import Scan
+from .transforms import Box, check_box, crop_resize
 
 
 class VideoReader(ABC):
@@ -37,41 +38,67 @@ class VideoReader(ABC):
         Returns uint8 RGB (T, H, W, 3), turned upright; a frame of another size than the first is scaled to it.
         Errors: VideoError for an index out of range, and where a frame or one that it is predicted from is damaged.
         """
+        clip = torch.empty((np.size(indices), self.info.height, self.info.width, 3), dtype=torch.uint8)
+        slots = clip.numpy()
+        for places, picture in self._each(indices):
+            image = self._rgb(picture)
+            for place in places:
+                slots[place] = image
+        return clip
+
+    def crops(
+        self, indices: Sequence[int] | np.ndarray, boxes: Sequence[Box], size: int, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Those frames, as in `frames`, each cut to every one of `boxes` (top, left, height, width) and scaled to
+        `size` pixels square: uint8 RGB (boxes, T, size, size, 3), written to `out` where one is given. What lies
+        outside of the boxes is not converted.
+
+        Errors: as `frames`, and ValueError for a box that is not inside the frame or an `out` of another shape.
+        """
+        clips = self._room(indices, boxes, size, out)
+        frames = self.frames(indices)
+        for clip, box in zip(clips, boxes, strict=True):
+            clip.copy_(crop_resize(frames, box, size))
+        return clips
+
+    def _room(self, indices: Sequence[int] | np.ndarray, boxes: Sequence[Box], size: int, out: torch.Tensor | None):
+        """Where `crops` writes, with what it was asked for checked."""
+        for box in boxes:
+            check_box(box, self.info.height, self.info.width)
+        shape = (len(boxes), np.size(indices), size, size, 3)
+        if out is None:
+            return torch.empty(shape, dtype=torch.uint8)
+        if out.shape != shape or out.dtype != torch.uint8:
+            raise ValueError(f"`out` is {out.dtype} {tuple(out.shape)} where {shape} of uint8 is wanted")
+        return out
+
+    def _each(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[list[int], Any]]:
+        """(places in `indices`, picture) of each distinct frame asked for, in any order."""
         if self._closed:
             raise VideoError(self._source.name, "the reader is closed")
         wanted = np.asarray(indices, np.int64).reshape(-1)
         outside = wanted[(wanted < 0) | (wanted >= self.info.frames)]
         if outside.size:
             raise VideoError(self._source.name, f"no frame {outside[0]}: it has frames 0 to {self.info.frames - 1}")
-        clip = torch.empty((len(wanted), self.info.height, self.info.width, 3), dtype=torch.uint8)
-        slots = clip.numpy()
-        unique, first, inverse = np.unique(wanted, return_index=True, return_inverse=True)
-        place = dict(zip(unique.tolist(), first.tolist(), strict=True))
-        for index, image in self._read(unique):
-            slots[place.pop(index)] = image
-        if place:
-            raise VideoError(self._source.name, f"frame {min(place)} of {self.info.frames} does not decode")
-        for slot, origin in enumerate(first[inverse]):
-            if slot != origin:
-                slots[slot] = slots[origin]
-        return clip
-
-    def crops(self, indices: Sequence[int] | np.ndarray, boxes: Sequence[Box], size: int) -> torch.Tensor:
-        """Those frames, as in `frames`, each cut to every one of `boxes` (top, left, height, width) and scaled to
-        `size` pixels square: uint8 RGB (boxes, T, size, size, 3). What lies outside of the boxes is not converted.
-
-        Errors: as `frames`, and ValueError for a box that is not inside the frame.
-        """
-        frames = self.frames(indices)
-        return torch.stack([crop_resize(frames, box, size) for box in boxes])
+        places: dict[int, list[int]] = {}
+        for place, index in enumerate(wanted.tolist()):
+            places.setdefault(index, []).append(place)
+        for index, picture in self._read(np.array(sorted(places), np.int64)):
+            yield places.pop(index), picture
+        if places:
+            raise VideoError(self._source.name, f"frame {min(places)} of {self.info.frames} does not decode")
 
     def times(self) -> np.ndarray:
         """(frames,) float64 seconds from the first frame, in presentation order."""
         return self._scan.times.copy()
 
     @abstractmethod
-    def _read(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """(index, uint8 RGB (H, W, 3)) of each of the ascending, distinct `wanted`, in any order."""
+    def _read(self, wanted: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """(index, picture) of each of the ascending, distinct `wanted`, in any order; a picture is `_rgb`'s affair."""
+
+    @abstractmethod
+    def _rgb(self, picture: Any) -> np.ndarray:
+        """uint8 RGB (H, W, 3) of what `_read` gave, upright."""
 
     @abstractmethod
     def _close(self) -> None:

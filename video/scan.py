@@ -6,77 +6,30 @@ packets alone tells the same for nearly every file, and costs a hundredth. Where
 
 from __future__ import annotations
 
-import json
-import zlib
+import mmap
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from itertools import pairwise
+from typing import NamedTuple
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
+from av.packet import Packet, PktSideDataT
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from .container import avi_fault, matroska_fault
+from .decoder import Decoder, is_spare, nal_length_size
 from .errors import VideoError
 from .info import VideoInfo
 from .source import Source
+from .table import Scan
 
+# What a container may put between the place that it gives for a packet and the packet's bytes, at most.
+_HEADER = 64
+_BESIDE: tuple[PktSideDataT, ...] = ("new_extradata", "param_change", "palette")
 _MPEG4_FAMILY = ("mpeg4", "msmpeg4v3", "msmpeg4v2", "msmpeg4", "wmv1", "wmv2", "h263", "flv1")
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The table of packets, in decoding order, and what it means.
-
-    pts, dts: (packets,) int64 in units of `time_base`. keys: (packets,) bool, a decoder may start there. order:
-    (frames,) the packet of each frame, in presentation order. times: (frames,) seconds from the first frame.
-    distrust: why the table is not one of frames, so that only a decode from the start is right; None: it is one.
-    """
-
-    info: VideoInfo
-    pts: np.ndarray
-    dts: np.ndarray
-    keys: np.ndarray
-    order: np.ndarray
-    times: np.ndarray
-    format: str
-    bits: int
-    header_duration: bool
-    discarded: int
-    distrust: str | None
-
-    def pack(self) -> bytes:
-        """The scan in a few bytes a frame, to be kept beside the video. `Scan.unpack` gives it back."""
-        facts = {name: getattr(self, name) for name in _FACTS} | asdict(self.info)
-        # Differences of neighbours are small numbers that repeat, and so are differences from one to the next of them.
-        columns = [
-            np.diff(column, prepend=0) for column in (self.pts, self.dts, self.keys.astype(np.int64), self.order)
-        ]
-        head = json.dumps(facts).encode()
-        lengths = np.array([len(head), len(self.pts), len(self.order)], np.int32)
-        return zlib.compress(lengths.tobytes() + head + self.times.tobytes() + b"".join(c.tobytes() for c in columns))
-
-    @classmethod
-    def unpack(cls, packed: bytes) -> Scan:
-        """Errors: ValueError for bytes that `pack` did not make."""
-        try:
-            data = zlib.decompress(packed)
-            head, packets, frames = np.frombuffer(data, np.int32, 3).tolist()
-            facts = json.loads(data[12 : 12 + head])
-            times = np.frombuffer(data, np.float64, frames, 12 + head)
-            rest = np.frombuffer(data, np.int64, -1, 12 + head + 8 * frames)
-            pts, dts, keys, order = (np.cumsum(part) for part in np.split(rest, [packets, 2 * packets, 3 * packets]))
-            info = VideoInfo(**{field.name: facts.pop(field.name) for field in fields(VideoInfo)})
-            return cls(info, pts, dts, keys.astype(bool), order, times, **facts)
-        except (zlib.error, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"not a packed scan ({error})") from error
-
-
-_FACTS = ("format", "bits", "header_duration", "discarded", "distrust")
 
 
 def video_stream(container: InputContainer, name: str) -> VideoStream:
@@ -95,7 +48,8 @@ def scan_source(source: Source) -> Scan:
     """Reads every packet of `source`, decodes the first frame. Errors: VideoError for what is not a whole video."""
     with source.container() as container, source.reading("its packets cannot be read"):
         stream = video_stream(container, source.name)
-        packets, first = _read_packets(source, container, stream)
+        with source.mapped() as data:
+            packets, first = _read_packets(source, container, stream, data)
         _check_whole(source, container, stream, packets)
         table = _Table(packets)
         reordered = bool(stream.codec_context.has_b_frames)
@@ -105,20 +59,24 @@ def scan_source(source: Source) -> Scan:
             "bits": max(component.bits for component in first.format.components),
             "header_duration": container.duration is not None,
             "discarded": int((~table.shown).sum()),
+            "decoder": Decoder.of(stream.codec_context),
+            "time_base": stream.time_base or Fraction(1, 1000),
+            "detour": table.detour,
+            "distrust": distrust,
         }
         declared = stream.average_rate
         codec = stream.codec_context.codec.canonical_name
-        time_base = stream.time_base or Fraction(1, 1000)
     if distrust:
         order, pts = np.zeros(0, np.int64), _decoded_pts(source)
     else:
         order = np.flatnonzero(table.shown)[np.argsort(table.pts[table.shown], kind="stable")]
         pts = [int(value) for value in table.pts[order]]
-    times, rate, duration = _timing(pts, time_base, declared, table.last_duration)
+    times, rate, duration = _timing(pts, facts["time_base"], declared, table.last_duration)
     rotation = quarter_turns(first) * 90
     height, width = (first.width, first.height) if rotation % 180 else (first.height, first.width)
     info = VideoInfo(len(times), rate, height, width, codec, rotation, duration)
-    return Scan(info, table.pts, table.dts, table.keys, order, times, distrust=distrust, **facts)
+    columns = (table.pts, table.dts, table.keys, table.spare, table.starts, table.sizes)
+    return Scan(info, *columns, order, times, **facts)
 
 
 def quarter_turns(frame: VideoFrame) -> int:
@@ -140,25 +98,44 @@ def decode_all(source: Source) -> Iterator[VideoFrame | av.FFmpegError]:
             yield from frames
 
 
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    duration: int
+    key: bool
+    shown: bool
+    spare: bool
+    start: int  # of its bytes in the file, or -1
+    size: int
+
+
 class _Table:
     """The columns of the packet table."""
 
-    def __init__(self, packets: list[tuple[int | None, int | None, int, bool, bool]]) -> None:
+    def __init__(self, packets: list[_Packet]) -> None:
         missing = np.iinfo(np.int64).min
-        self.stamped = all(packet[0] is not None for packet in packets)
-        self.pts = np.array([missing if packet[0] is None else packet[0] for packet in packets], np.int64)
-        self.dts = np.array([missing if packet[1] is None else packet[1] for packet in packets], np.int64)
-        self.keys = np.array([packet[3] for packet in packets], bool)
-        self.shown = np.array([packet[4] for packet in packets], bool)
-        self.last_duration = packets[int(self.pts.argmax())][2]
+        self.stamped = all(packet.pts is not None for packet in packets)
+        self.pts = np.array([missing if packet.pts is None else packet.pts for packet in packets], np.int64)
+        self.dts = np.array([missing if packet.dts is None else packet.dts for packet in packets], np.int64)
+        self.keys = np.array([packet.key for packet in packets], bool)
+        self.shown = np.array([packet.shown for packet in packets], bool)
+        self.spare = np.array([packet.spare for packet in packets], bool)
+        self.starts = np.array([packet.start for packet in packets], np.int64)
+        self.sizes = np.array([packet.size for packet in packets], np.int64)
+        self.last_duration = packets[int(self.pts.argmax())].duration
+        scattered = (self.starts < 0).any()
+        self.detour = "its packets do not lie in the file as the decoder wants them" if scattered else None
 
 
-def _read_packets(source: Source, container: InputContainer, stream: VideoStream) -> tuple[list, VideoFrame]:
-    """(pts, dts, duration, key, shown) of each packet in decoding order, and the first frame that decodes."""
-    packets: list[tuple[int | None, int | None, int, bool, bool]] = []
+def _read_packets(
+    source: Source, container: InputContainer, stream: VideoStream, data: bytes | mmap.mmap
+) -> tuple[list[_Packet], VideoFrame]:
+    """Each packet in decoding order, and the first frame that decodes."""
+    packets: list[_Packet] = []
     first: VideoFrame | None = None
     refused: av.FFmpegError | None = None
     cut = 0
+    codec, nal_length = stream.codec_context.name, nal_length_size(stream.codec_context)
     for packet in container.demux(stream):
         if first is None:
             try:
@@ -170,20 +147,29 @@ def _read_packets(source: Source, container: InputContainer, stream: VideoStream
         if packet.has_sidedata("encryption_info"):
             raise VideoError(source.name, "it is encrypted: only a decrypted copy can be read")
         cut += packet.is_corrupt
-        shown = not (packet.is_discard or _is_hidden(packet, stream.codec_context.name))
-        packets.append((packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, shown))
+        shown = not (packet.is_discard or _is_hidden(packet, codec))
+        spare = is_spare(memoryview(packet), nal_length)
+        key, start = packet.is_keyframe, _place(packet, data)
+        packets.append(_Packet(packet.pts, packet.dts, packet.duration or 0, key, shown, spare, start, packet.size))
     promised = len(stream.index_entries) if container.format.name.startswith("mov") else 0
     if cut or len(packets) < promised:
         whole = f"{len(packets) - cut} of {max(promised, len(packets))} frames"
         raise VideoError(source.name, f"{whole} are in the file whole: it is cut short or damaged")
     if first is None:
-        decoder = stream.codec_context.name
-        cause = f"the {decoder} decoder refuses it ({refused.strerror})" if refused else "it has none"
+        cause = f"the {codec} decoder refuses it ({refused.strerror})" if refused else "it has none"
         raise VideoError(source.name, f"no frame decodes: {cause}")
     return packets, first
 
 
-def _check_whole(source: Source, container: InputContainer, stream: VideoStream, packets: list) -> None:
+def _place(packet: Packet, data: bytes | mmap.mmap) -> int:
+    """Where the bytes of a packet begin in the file, or -1 where they do not lie there as the decoder wants them: in
+    pieces, changed by the container, or to be read with something beside them."""
+    if packet.pos is None or any(packet.has_sidedata(kind) for kind in _BESIDE):
+        return -1
+    return data.find(bytes(packet), packet.pos, packet.pos + packet.size + _HEADER)
+
+
+def _check_whole(source: Source, container: InputContainer, stream: VideoStream, packets: list[_Packet]) -> None:
     """Containers whose end can be missing without FFmpeg telling."""
     fault = None
     with source.file() as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,16 @@ class Source:
     def file(self) -> BinaryIO:
         if isinstance(self.where, Path):
             return self.where.open("rb")
-        return io.BytesIO(self.whole())
+        return io.BytesIO(self.whole())  # type: ignore[arg-type]  # no path, so bytes
+
+    @contextmanager
+    def mapped(self) -> Iterator[bytes | mmap.mmap]:
+        """The bytes of the video, those of a file mapped into memory."""
+        if not isinstance(self.where, Path):
+            yield self.whole()  # type: ignore[misc]  # no path, so bytes
+            return
+        with self.where.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
 
     def whole(self) -> Path | bytes:
         """A path to the video and nothing else, or its bytes. Errors: VideoError where a span cannot be read."""

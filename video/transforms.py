@@ -53,14 +53,20 @@ def jitter_crop_box(height: int, width: int, jitter: tuple[float, float], rng: n
     return int(top), int(left), side, side
 
 
+def check_box(box: Box, frame_height: int, frame_width: int) -> None:
+    """Errors: ValueError for a box that is empty or not inside the frame."""
+    top, left, height, width = box
+    if min(top, left) < 0 or min(height, width) < 1 or top + height > frame_height or left + width > frame_width:
+        raise ValueError(f"the box {tuple(box)} is not inside frames of {frame_height} x {frame_width}")
+
+
 def crop_resize(clip: torch.Tensor, box: Box, size: int) -> torch.Tensor:
     """Cuts `box` (top, left, height, width) out of uint8 (T, H, W, 3) and resizes it to (T, size, size, 3), contiguous.
 
     Bilinear with antialiasing, in uint8 throughout. Errors: ValueError for a box that is not inside the frame.
     """
+    check_box(box, clip.shape[1], clip.shape[2])
     top, left, height, width = box
-    if min(top, left) < 0 or min(height, width) < 1 or top + height > clip.shape[1] or left + width > clip.shape[2]:
-        raise ValueError(f"the box {tuple(box)} is not inside frames of {clip.shape[1]} x {clip.shape[2]}")
     cut = clip[:, top : top + height, left : left + width]
     if (height, width) == (size, size):
         return cut.contiguous()
@@ -69,19 +75,17 @@ def crop_resize(clip: torch.Tensor, box: Box, size: int) -> torch.Tensor:
     return resized.permute(0, 2, 3, 1).contiguous()
 
 
-def spatial_views(clip: torch.Tensor, size: int, views: int) -> torch.Tensor:
-    """Square test crops of uint8 (T, H, W, 3), as (views, T, size, size, 3), the short side scaled to `size`.
+def spatial_boxes(height: int, width: int, views: int) -> list[Box]:
+    """The squares (top, left, height, width) of test views, with the frame's short side for their own.
 
-    1 view is the centre; 3 are left, centre and right, or top, centre and bottom of an upright video. The square is
-    cut in source pixels and only it is scaled. Errors: ValueError for another number of views.
+    1 view is the centre; 3 are left, centre and right, or top, centre and bottom of an upright video. Errors:
+    ValueError for another number of views.
     """
     if views not in (1, 3):
         raise ValueError(f"spatial views must be 1 (the centre) or 3 (both ends and the centre), not {views}")
-    height, width = clip.shape[1:3]
     short, room = min(height, width), abs(height - width)
     places = (room // 2,) if views == 1 else (0, room // 2, room)
-    boxes = [(place, 0, short, short) if height > width else (0, place, short, short) for place in places]
-    return torch.stack([crop_resize(clip, box, size) for box in boxes])
+    return [(place, 0, short, short) if height > width else (0, place, short, short) for place in places]
 
 
 def normalize(

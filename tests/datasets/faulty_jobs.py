@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from tubelet.datasets import DataError
 from tubelet.datasets.workers import Batches, Job, Trial, batches_made
 from tubelet.video import VideoError
 
@@ -32,6 +33,13 @@ class Faulty(Job):
         faults = (*trial.faults, (str(trial.index), cause))
         return replace(trial, index=trial.item + 100, attempt=trial.attempt + 1, faults=faults)
 
+    def fetch(self, trial: Trial) -> None:
+        how = self.how.get(trial.index or 0)
+        if how == "is far away":
+            time.sleep(1.5 * self.deadline)
+        if how == "is gone":
+            raise DataError("the network is down")
+
     def load(self, trial: Trial, out: torch.Tensor) -> Any:
         assert trial.index is not None
         how = self.how.get(trial.index)
@@ -47,7 +55,7 @@ class Faulty(Job):
             os._exit(3)
         if how == "raises":
             raise ZeroDivisionError("a defect")
-        if how is not None:
+        if how not in (None, "is far away"):
             raise VideoError(str(trial.index), how)
         out.fill_(trial.index)
         return os.getpid()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -24,6 +23,7 @@ from tubelet.datasets import (
     train_batches,
     view_batches,
 )
+from tubelet.datasets.index import read_index
 from tubelet.launch.prepare import main
 from tubelet.video import encode_video, open_video
 
@@ -196,7 +196,7 @@ class TestPartsOfAVideo:
     def test_the_index_knows_the_frames(self, split: ShardedSplit, tmp_path: Path) -> None:
         ranges = {split.key(i): split.frame_range(i) for i in range(3)}
         assert ranges == {"grey_3000-5000ms": (30, 50), "grey_7050-ms": (71, 100), "grey_0-1000ms": (0, 10)}
-        rows = pq.read_table(next(tmp_path.glob("out/*.parquet"))).to_pylist()
+        rows = read_index(next(tmp_path.glob("out/*.tar"))).table.to_pylist()
         assert {(row["start"], row["end"], row["frames"]) for row in rows} == {
             (3, 5, 100),
             (7.05, None, 100),

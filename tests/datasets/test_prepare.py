@@ -5,16 +5,11 @@ import shutil
 import tarfile
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import webdataset
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tubelet.datasets import DataError, PrepareConfig, ShardedSplit, prepare, read_card
-from tubelet.datasets.shards import _label_array
+from tubelet.datasets.index import read_index
 from tubelet.video import open_video
 
 
@@ -28,7 +23,8 @@ def test_every_video_is_in_one_shard_with_its_bytes(videos: Path, dataset: Path)
         assert len(card.splits[name].shards) > 1
         for index in range(len(split)):
             key = split.key(index)
-            assert split.read(index) == files[key].read_bytes()
+            span = split.span(index)
+            assert span.path.read_bytes()[span.offset :][: span.size] == files[key].read_bytes()
             assert split.classes[split.labels[index]] == key.split("/")[0]
             seen[key] = name
     assert seen.keys() == files.keys()
@@ -37,7 +33,7 @@ def test_every_video_is_in_one_shard_with_its_bytes(videos: Path, dataset: Path)
 
 def test_the_index_tells_the_truth(dataset: Path) -> None:
     for path in dataset.glob("*.tar"):
-        for row in pq.read_table(path.with_suffix(".index.parquet")).to_pylist():
+        for row in read_index(path).table.to_pylist():
             with path.open("rb") as handle:
                 handle.seek(row["offset"])
                 data = handle.read(row["size"])
@@ -176,19 +172,9 @@ class TestWhatIsRefused:
         self.refused(copy, "cut short")
 
     def test_a_missing_index(self, copy: Path) -> None:
-        sorted(copy.glob("*-train-*.parquet"))[0].unlink()
+        sorted(copy.glob("*-train-*.index.arrow"))[0].unlink()
         self.refused(copy, "index is missing")
 
     def test_an_unknown_split(self, copy: Path) -> None:
         with pytest.raises(DataError, match="no split 'dev'; it has train, val"):
             ShardedSplit(copy, "dev")
-
-
-@given(st.lists(st.sets(st.integers(0, 4)), min_size=1))
-def test_labels_as_arrays(labels: list[set[int]]) -> None:
-    lists = pa.chunked_array([pa.array([sorted(some) for some in labels], pa.list_(pa.int32()))])
-    hot = _label_array(lists, 5)
-    assert [set(np.flatnonzero(row)) for row in hot] == labels
-    ones = [some for some in labels if len(some) < 2]
-    lists = pa.chunked_array([pa.array([list(some) for some in ones], pa.list_(pa.int32()))])
-    assert _label_array(lists, None).tolist() == [next(iter(some), -1) for some in ones]

@@ -63,6 +63,20 @@ def test_hanging_and_crashing_workers_cost_a_clip_each_and_no_batch() -> None:
     assert len(faults) == len(how)
 
 
+def test_what_has_to_be_fetched_first_is_not_late() -> None:
+    stream = made({4: "is far away"}, 1, deadline=1)
+    assert check(list(islice(stream, 3)), {}) == []
+    stream.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_that_cannot_be_had_is_no_fault_of_a_video(workers: int) -> None:
+    stream = made({4: "is gone"}, workers)
+    with pytest.raises(DataError, match="the network is down"):
+        list(islice(stream, 5))
+    stream.close()
+
+
 def test_a_worker_that_is_killed_while_idle_is_replaced() -> None:
     stream = made({}, 1)
     pid = next(stream)[1][0].made

@@ -136,7 +136,7 @@ class TestTheWrongWayRound:
         run = tmp_path_factory.mktemp("trained") / "run"
         config = TrainConfig(
             ModelConfig("timesformer_tiny", model_args={"dim": 32, "depth": 1, "heads": 2}),
-            DataConfig(dataset, batch_size=8, workers=0),
+            DataConfig(str(dataset), batch_size=8, workers=0),
             OptimConfig(epochs=1),
             run=RunConfig(out=run, eval_every=0),
         )

@@ -22,7 +22,7 @@ from tubelet.pipeline.errors import ConfigError
 from tubelet.pipeline.train import build_model
 
 WHOLE = TrainConfig(
-    model=ModelConfig(model="timesformer_tiny"), data=DataConfig(data=Path("d")), run=RunConfig(out=Path("r"))
+    model=ModelConfig(model="timesformer_tiny"), data=DataConfig(data="d"), run=RunConfig(out=Path("r"))
 )
 
 
@@ -68,6 +68,12 @@ def test_recipes_that_cannot_be_used(tmp_path: Path, text: str, message: str) ->
         read_recipe(recipe(tmp_path, text))
 
 
+def test_a_recipe_runs_no_command(tmp_path: Path) -> None:
+    assert read_recipe(recipe(tmp_path, "data: {data: 's3://bucket/{00..99}.tar'}")).data.data
+    with pytest.raises(ConfigError, match="Only one on the command line is run: give it as --data"):
+        read_recipe(recipe(tmp_path, "data: {data: 'pipe:touch here'}"))
+
+
 def test_an_unknown_recipe_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean demo\?.*finetune-tiny"):
         read_recipe("demos")
@@ -83,7 +89,7 @@ def test_what_a_run_needs_is_said_at_once() -> None:
     [
         ({"optim": OptimConfig(epochs=0)}, "optim.epochs: input should be greater than or equal to 1, got 0"),
         ({"optim": OptimConfig(warmup_epochs=40.0)}, "--warmup-epochs 40 is longer than --epochs 30"),
-        ({"data": DataConfig(data=Path("d"), crop_scale=(0.9, 0.5))}, "--crop-scale"),
+        ({"data": DataConfig(data="d", crop_scale=(0.9, 0.5))}, "--crop-scale"),
     ],
 )
 def test_ranges_are_checked_wherever_a_value_came_from(change: dict, message: str) -> None:

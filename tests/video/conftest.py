@@ -40,11 +40,13 @@ def read_frame_numbers(clip: object) -> list[int]:
     return numbers
 
 
-def write_stamped(path: Path, frames: np.ndarray, stamps: list[int], codec: str, options: dict[str, str]) -> None:
-    """Writes frames at `stamps` milliseconds, in any container of FFmpeg's."""
+def write_stamped(
+    path: Path, frames: np.ndarray, stamps: list[int], codec: str, options: dict[str, str], pixels: str = "yuv420p"
+) -> None:
+    """Writes frames at `stamps` milliseconds, in any container and format of pixels of FFmpeg's."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30, options=options)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
         stream.codec_context.time_base = Fraction(1, 1000)
         stream.thread_count = 1
         for image, stamp in zip(frames, stamps, strict=True):
@@ -84,6 +86,11 @@ def numbered() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="session")
+def turned() -> Callable[[bytes, int], bytes]:
+    return turned_mp4
+
+
+@pytest.fixture(scope="session")
 def read_numbers() -> Callable[[object], list[int]]:
     return read_frame_numbers
 
@@ -117,6 +124,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, (codec, stamps, options) in special.items():
         paths[name] = folder / name
         write_stamped(paths[name], frames, list(stamps), codec, options)
+    paths["ten_bit.mp4"] = folder / "ten_bit.mp4"
+    write_stamped(paths["ten_bit.mp4"], frames[:10], list(range(0, 400, 40)), "libx264", {}, "yuv420p10le")
     paths["hidden.webm"] = folder / "hidden.webm"
     hide_packet(paths["vp8.webm"], paths["hidden.webm"], 40)
     return paths

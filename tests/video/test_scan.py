@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tubelet.video import Scan, Span, VideoError, open_video, scan_video
+from tubelet.video.source import Source
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "vfr.mkv", "turned.mp4"])
@@ -35,3 +36,46 @@ def test_a_span_of_a_file_is_a_video(videos: dict[str, Path], tmp_path: Path) ->
         assert inside.frames([5, 2]).equal(alone.frames([5, 2]))
     with pytest.raises(VideoError, match="cut short"):
         open_video(Span(shard, 1000, len(data) + 5000))
+
+
+@pytest.mark.parametrize(
+    "name", ["h264.mp4", "h264.mkv", "vp9.webm", "vp8.webm", "mpeg4.avi", "turned.mp4", "opengop.mkv"]
+)
+def test_packets_are_taken_out_of_the_file_without_its_container(
+    videos: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = scan_video(videos[name])
+    with open_video(videos[name], scan=replace(scan, detour="as a test")) as video:
+        expected = video.frames([99, 45, 44, 13, 11])
+        assert video.fallback == "as a test"
+    monkeypatch.setattr("tubelet.video.source.Source.container", lambda source: pytest.fail("the container is opened"))
+    with open_video(videos[name], scan=scan) as video:
+        assert video.frames([99, 45, 44, 13, 11]).equal(expected)
+        assert video.fallback is None
+
+
+def test_only_the_bytes_between_keyframe_and_last_wanted_frame_are_read(
+    videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = scan_video(videos["h264.mp4"])
+    read: list[tuple[int, int]] = []
+    between = Source.bytes_between
+    monkeypatch.setattr(Source, "bytes_between", lambda self, *span: read.append(span) or between(self, *span))
+    with open_video(videos["h264.mp4"], scan=scan) as video:
+        video.frames([45, 50])
+    ((start, end),) = read
+    assert start == scan.starts[40]
+    assert end <= int((scan.starts + scan.sizes)[scan.order[:56]].max())
+
+
+def test_a_transport_stream_is_read_through_its_container(videos: dict[str, Path], read_numbers) -> None:
+    scan = scan_video(videos["opengop.ts"])
+    assert scan.detour is not None
+    with open_video(videos["opengop.ts"], scan=scan) as video:
+        assert read_numbers(video.frames([3, 80])) == [3, 80]
+        assert video.fallback is not None
+
+
+def test_a_scan_takes_a_few_bytes_a_frame(videos: dict[str, Path]) -> None:
+    alone, twice = (len(scan_video(videos[name]).pack()) for name in ("one.mp4", "h264.mp4"))
+    assert (twice - alone) / 99 < 10

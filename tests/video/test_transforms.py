@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from tubelet.video import crop_resize, flip, jitter_crop_box, normalize, random_crop_box, spatial_views
+from tubelet.video import crop_resize, flip, jitter_crop_box, normalize, random_crop_box, spatial_boxes
 
 MEAN, STD = (0.45, 0.4, 0.5), (0.225, 0.25, 0.2)
 
@@ -69,15 +69,15 @@ def test_crop_resize_is_the_float_result_rounded():
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 96), (96, 48), (48, 48)])
-def test_spatial_views(height, width):
+def test_the_squares_of_test_views(height, width):
     clip = noise(2, height, width, 3)
-    three, one = spatial_views(clip, 48, 3), spatial_views(clip, 48, 1)
-    assert three.shape == (3, 2, 48, 48, 3)
-    assert torch.equal(one[0], three[1])
-    assert torch.equal(three[0], clip[:, :48, :48])
-    assert torch.equal(three[2], clip[:, -48:, -48:])
+    boxes = spatial_boxes(height, width, 3)
+    assert spatial_boxes(height, width, 1) == boxes[1:2]
+    first, _, last = (crop_resize(clip, box, 48) for box in boxes)
+    assert torch.equal(first, clip[:, :48, :48])
+    assert torch.equal(last, clip[:, -48:, -48:])
     with pytest.raises(ValueError, match="not 2"):
-        spatial_views(clip, 48, 2)
+        spatial_boxes(height, width, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
