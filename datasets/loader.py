@@ -26,9 +26,10 @@ from tubelet.video import (
 )
 
 from .errors import DataError
+from .jobs import Job, Outcome, Trial
 from .order import Draw, Position, TrainOrder, sample_rng
 from .shards import ShardedSplit
-from .workers import Batches, Job, Outcome, Trial, batches_made
+from .workers import Batches, batches_made
 
 BadSamples = Literal["replace", "skip", "stop"]
 # The cause of a fault that was not met again: the video is not tried any more.
