@@ -261,12 +261,14 @@ class TrainBatches(Iterator[TrainBatch]):
                 f"{len(faults)} videos in a row cannot be read, the last {key}: {cause}. Prepare the dataset again"
             )
 
-    def bar(self, videos: Mapping[str, int]) -> None:
+    def bar(self, videos: Mapping[str, int]) -> int:
         """Counts videos, by key, as failed without trying them, from an epoch on. All ranks are to be told the same,
-        at the latest between the last batch of the second epoch before it and the first of the one after."""
-        if videos:
-            found = self._split.find(list(videos))
+        at the latest between the last batch of the second epoch before it and the first of the one after. Returns how
+        many of them there are in the split."""
+        found = self._split.find(list(videos)) if videos else {}
+        if found:
             self._made.tell({index: videos[key] for key, index in found.items()})
+        return len(found)
 
     def close(self) -> None:
         """Ends the worker processes."""

@@ -90,6 +90,9 @@ def test_what_a_run_needs_is_said_at_once() -> None:
         ({"optim": OptimConfig(epochs=0)}, "optim.epochs: input should be greater than or equal to 1, got 0"),
         ({"optim": OptimConfig(warmup_epochs=40.0)}, "--warmup-epochs 40 is longer than --epochs 30"),
         ({"data": DataConfig(data="d", crop_scale=(0.9, 0.5))}, "--crop-scale"),
+        ({"data": DataConfig(data="d", crop_jitter=(0.9, 1.5))}, "--crop-jitter"),
+        ({"data": DataConfig(data="d", repeats=3)}, "--batch-size 8 is not a multiple of --repeats 3"),
+        ({"data": DataConfig(data="d", balance=1.5)}, "data.balance: input should be less than or equal to 1, got 1.5"),
     ],
 )
 def test_ranges_are_checked_wherever_a_value_came_from(change: dict, message: str) -> None:
