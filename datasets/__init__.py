@@ -11,6 +11,7 @@ from .order import Balance, Draw, Position, TrainOrder, epoch_order, rank_share
 from .preparing import PrepareConfig, prepare
 from .shards import ShardedSplit
 from .sources import open_dataset
+from .verifying import CheckConfig, Fault, Findings, check_data
 from .workers import start_forkserver
 
 __all__ = [
@@ -18,10 +19,13 @@ __all__ = [
     "SPLITS",
     "Balance",
     "Card",
+    "CheckConfig",
     "ClipSettings",
     "DataError",
     "DemoConfig",
     "Draw",
+    "Fault",
+    "Findings",
     "IndexConfig",
     "Manifest",
     "Position",
@@ -33,6 +37,7 @@ __all__ = [
     "Video",
     "ViewBatch",
     "assign_splits",
+    "check_data",
     "epoch_order",
     "index_data",
     "make_demo",

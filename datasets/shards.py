@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,26 @@ from .errors import DataError
 from .labels import label_array, label_lists
 from .samples import checksum_before
 from .sources import open_dataset
+
+ENTRY = ("key", "offset", "size", "header", "scan")  # columns of an index that opening a video takes
+
+
+def open_entry(shard: Path, entry: Mapping[str, Any], backend: str = "pyav") -> VideoReader:
+    """The video of a shard that its index has an entry of, see ENTRY. Raises VideoError when the shard no longer has
+    it."""
+    key, span = entry["key"], Span(shard, entry["offset"], entry["size"])
+    try:
+        with shard.open("rb", buffering=0) as file:
+            header = checksum_before(file, span.offset)
+    except OSError as error:
+        raise VideoError(key, f"{shard} cannot be read ({error.strerror or error})") from error
+    if header != entry["header"]:
+        raise VideoError(key, f"{shard} is not the tar that was indexed: `tubelet index` writes its index anew")
+    try:
+        scan = Scan.unpack(entry["scan"])
+    except ValueError as error:
+        raise VideoError(key, f"its index is damaged ({error}): `tubelet index` writes it anew") from error
+    return open_video(span, backend=backend, name=key, scan=scan)
 
 
 class ShardedSplit:
@@ -91,19 +111,8 @@ class ShardedSplit:
 
         Raises VideoError when the shard no longer has it.
         """
-        key, span = self.key(index), self.span(index)
-        try:
-            with span.path.open("rb", buffering=0) as file:
-                header = checksum_before(file, span.offset)
-        except OSError as error:
-            raise VideoError(key, f"{span.path} cannot be read ({error.strerror or error})") from error
-        if header != self._cell(index, "header"):
-            raise VideoError(key, f"{span.path} is not the tar that was indexed: `tubelet index` writes its index anew")
-        try:
-            scan = Scan.unpack(self._cell(index, "scan"))
-        except ValueError as error:
-            raise VideoError(key, f"its index is damaged ({error}): `tubelet index` writes it anew") from error
-        return open_video(span, backend=backend, name=key, scan=scan)
+        span = self.span(index)
+        return open_entry(span.path, {name: self._cell(index, name) for name in ENTRY}, backend)
 
     def _place(self, index: int) -> tuple[int, int]:
         """The shard of video `index`, and its row in the index of that."""

@@ -28,6 +28,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 COMMANDS = {
     "prepare": "make a dataset of WebDataset shards from a folder of classes or from label files",
     "index": "indices, and a card, for tars that other tools made or an older tubelet prepared",
+    "check": "verify a dataset: checksums, indices, and that its videos decode",
+    "browse": "a picture or a page of a dataset's clips as the model sees them, per class",
     "train": "train or fine-tune a model on a dataset",
     "evaluate": "top-1 and top-5 of a trained model, per clip and per video",
     "embed": "clip embeddings of a dataset as Parquet",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from tubelet.datasets import QUARANTINED
 
 from .errors import ConfigError, RunError
+from .files import write_text
 
 QUARANTINE_FILE = "quarantine.jsonl"
 _WINDOW = 1000  # samples whose faults are looked at together
@@ -55,9 +56,8 @@ class Faults:
         if not self._writes:
             return
         print(f"bad video {key}: {cause}", file=sys.stderr, flush=True)
-        when = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with self.file.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"key": key, "cause": cause, "epoch": epoch, "when": when}) + "\n")
+            handle.write(_line(key, cause, epoch))
 
     def _bound(self, faults: Counter[tuple[str, str]], samples: int) -> None:
         self._recent.append((samples, faults))
@@ -78,6 +78,16 @@ class Faults:
             )
 
 
+def _line(key: str, cause: str, epoch: int) -> str:
+    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return json.dumps({"key": key, "cause": cause, "epoch": epoch, "when": when}) + "\n"
+
+
+def write_quarantine(file: Path, faults: Iterable[tuple[str, str]]) -> None:
+    """A list as `read_quarantine` reads it, of (key, cause) found before any training: of epoch 0."""
+    write_text(file, "".join(_line(key, cause, 0) for key, cause in faults))
+
+
 def read_quarantine(file: Path) -> dict[str, int]:
     """The videos of a quarantine list by key, with the epoch in which each failed first. Raises ConfigError."""
     try:
@@ -87,5 +97,6 @@ def read_quarantine(file: Path) -> dict[str, int]:
         return {line["key"]: int(line["epoch"]) for line in lines}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(
-            f"{file}: is not a list of bad videos ({error}). --quarantine takes the {QUARANTINE_FILE} of a training run"
+            f"{file}: is not a list of bad videos ({error}). --quarantine takes the {QUARANTINE_FILE} of a training "
+            "run, or what `tubelet check --quarantine` wrote"
         ) from error
