@@ -5,7 +5,16 @@ from .card import Card, read_card
 from .demo import DemoConfig, make_demo
 from .errors import DataError
 from .indexing import IndexConfig, index_data
-from .loader import QUARANTINED, ClipSettings, TrainBatch, TrainBatches, ViewBatch, train_batches, view_batches
+from .loader import (
+    QUARANTINED,
+    ClipSettings,
+    TrainBatch,
+    TrainBatches,
+    ViewBatch,
+    train_batches,
+    train_draws,
+    view_batches,
+)
 from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
 from .order import Balance, Draw, Position, TrainOrder, epoch_order, rank_share
 from .preparing import PrepareConfig, prepare
@@ -48,6 +57,7 @@ __all__ = [
     "read_card",
     "start_forkserver",
     "train_batches",
+    "train_draws",
     "videos_in_folder",
     "view_batches",
 ]

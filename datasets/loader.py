@@ -289,6 +289,21 @@ def train_batches(
     return TrainBatches(split, settings, order, start, rank, workers, bad_samples)
 
 
+def train_draws(
+    split: ShardedSplit, settings: ClipSettings, indices: Sequence[int], seed: int, workers: int
+) -> Iterator[torch.Tensor | str]:
+    """Of each of the videos `indices` what training may see of it: `settings.repeats` crops (repeats, T, S, S, 3) of
+    one random clip, or why there are none."""
+    shape = (settings.repeats, settings.frames, settings.size, settings.size, 3)
+    draws = [[Draw(index, 0, place)] for place, index in enumerate(indices)]
+    made = batches_made(_TrainJob(split, settings, seed, "stop"), iter(draws), 1, shape, min(workers, len(indices)))
+    try:
+        for clips, (outcome,) in made:
+            yield outcome.faults[-1][1] if outcome.index is None else clips[0]
+    finally:
+        made.close()
+
+
 def view_batches(
     split: ShardedSplit,
     settings: ClipSettings,

@@ -1,5 +1,5 @@
-"""Verifies a dataset: its card, each shard's size and checksum, each index against its tar, labels and keys; then decodes
-frames at the start, the middle and the end of each video, the way that training does it.
+"""Verifies a dataset: its card, each shard's size and checksum, each index against its tar, labels and keys; then
+decodes frames at the start, the middle and the end of each video, the way that training does it.
 
     tubelet check SHARDS
     tubelet check SHARDS --decode full --report faults.json --quarantine bad.jsonl
