@@ -99,8 +99,9 @@ class Findings:
     left_out: dict[str, list[LeftOut]] = field(default_factory=dict)
 
     @property
-    def unreadable(self) -> list[Fault]:
-        return [fault for fault in self.faults if fault.what == "video"]
+    def unreadable(self) -> list[tuple[str, str]]:
+        """(key, cause) of each video that training could not read."""
+        return [(fault.key, fault.cause) for fault in self.faults if fault.what == "video" and fault.key is not None]
 
     def as_json(self) -> dict[str, Any]:
         return {"good": not self.faults, **asdict(self)}
@@ -284,17 +285,15 @@ def _doubles(tasks: Sequence[_Task], looked: Sequence[_Looked]) -> Iterator[Faul
 
 
 def _check_videos(tasks: Sequence[_Task], looked: Sequence[_Looked], config: CheckConfig, findings: Findings) -> None:
-    pairs = [
-        (task, found)
+    readable = [
+        (task, found.keys, config.decode == "full" or not found.whole)
         for task, found in zip(tasks, looked, strict=True)
         if found.keys is not None and task.path.is_file()
     ]
     jobs = (
-        (task, found.keys[row].as_py(), (task.path, row, config.decode == "full" or not found.whole))
-        for task, found in pairs
-        for row in range(len(found.keys))
+        (task, keys[row].as_py(), (task.path, row, full)) for task, keys, full in readable for row in range(len(keys))
     )
-    total = sum(len(found.keys) for _, found in pairs)
+    total = sum(len(keys) for _, keys, _ in readable)
     with process_pool(config.workers) as pool, tqdm(None, "videos", total, unit=" videos", disable=None) as bar:
         while some := list(islice(jobs, _IN_FLIGHT)):
             results = outcomes(pool, _decode, [job for _, _, job in some], config.deadline)

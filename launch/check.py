@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     if config.report is not None:
         write_json(config.report, findings.as_json())
     if config.quarantine is not None:
-        write_quarantine(config.quarantine, [(fault.key, fault.cause) for fault in findings.unreadable])
+        write_quarantine(config.quarantine, findings.unreadable)
     if not findings.faults:
         return
     for fault in findings.faults[:_SHOWN]:

@@ -191,7 +191,7 @@ def _trained_on(
 def _named(target: torch.Tensor, classes: Sequence[str]) -> str:
     """A target in words: a class, or of a mixture the two largest shares."""
     if target.ndim == 0:
-        return classes[int(target)]
+        return f"as {classes[int(target)]}"
     shares, numbers = target.float().topk(min(2, len(classes)))
     parts = [(share, classes[n]) for share, n in zip(shares.tolist(), numbers.tolist(), strict=True) if share >= 0.005]
     return " + ".join(f"{share:.0%} {name}" for share, name in parts)
