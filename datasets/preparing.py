@@ -254,9 +254,10 @@ def _with_splits(manifest: Manifest, config: PrepareConfig) -> list[Video]:
         splits_of[video.path].append(video.split)
     if len(splits_of) < len(videos):
         torn = sum(len(set(splits)) > 1 for splits in splits_of.values())
+        stored = "stored with its whole file" if config.encode == "keep" else "cut out of its file"
         where = f"; {torn} of these files have parts in more than one split" if torn else ""
         print(
-            f"{len(videos)} videos are parts of {len(splits_of)} files: each is stored with its whole file{where}",
+            f"{len(videos)} videos are parts of {len(splits_of)} files: each is {stored}{where}",
             file=sys.stderr,
         )
     return videos

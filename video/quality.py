@@ -72,12 +72,8 @@ class _Filter:
 
     def __init__(self, name: str, figure: str, like: VideoFrame):
         self._graph = Graph()
-        self._inputs = [
-            self._graph.add_buffer(
-                width=like.width, height=like.height, format=like.format, name=side, time_base=_CLOCK
-            )
-            for side in ("original", "copy")
-        ]
+        shape = (like.width, like.height, like.format)
+        self._inputs = [self._graph.add_buffer(None, *shape, side, _CLOCK) for side in ("original", "copy")]
         compare, self._output = self._graph.add(name), self._graph.add("buffersink")
         for number, side in enumerate(self._inputs):
             side.link_to(compare, 0, number)

@@ -45,7 +45,7 @@ def reencode(
 ) -> VideoInfo:
     """Writes the frames first <= i < after of `source`, all without `frames`, to the MP4 `target`. Returns its facts.
 
-    As the reader shows them: upright, of one size, and as long as they are shown, whatever the rate. The shorter side
+    As the reader shows them: upright, of one size, and at the same times, whatever the rate. The shorter side
     becomes `short_side` pixels, and is never enlarged; an odd row or column is cut off. 8 bit, 4:2:0; matrix, range and
     sample aspect ratio of the source; no sound. The same source gives the same bytes, and the file appears whole or not
     at all.
@@ -186,7 +186,7 @@ def _write(source: Source, scan: Scan, target: Path, first: int, after: int, sho
     with source.container() as container:
         stream = video_stream(container, source.name)
         clock, shape = stream.time_base or Fraction(1, 1000), stream.sample_aspect_ratio
-    stamps, durations = _ticks(scan, first, after, clock)
+    stamps = _ticks(scan.times[first:after], clock)
     if shape and scan.info.rotation % 180:
         shape = 1 / shape
     rate = Fraction(scan.info.rate).limit_denominator(1001 * 60)
@@ -199,15 +199,13 @@ def _write(source: Source, scan: Scan, target: Path, first: int, after: int, sho
                 encoder.color_primaries, encoder.color_trc = frame.color_primaries, frame.color_trc
                 if shape:
                     out.sample_aspect_ratio = shape
-            frame.pts, frame.duration, frame.time_base = int(stamps[at]), int(durations[at]), clock
+            frame.pts, frame.time_base = int(stamps[at]), clock
             frame.pict_type = 0  # or the encoder would make a keyframe of what was one
             put(frame)
 
 
-def _ticks(scan: Scan, first: int, after: int, clock: Fraction) -> tuple[np.ndarray, np.ndarray]:
-    """Stamps of the frames, from 0, and how long each is shown, in ticks of `clock`."""
-    times = np.append(scan.times, max(scan.info.duration, scan.times[-1]))[first : after + 1] - scan.times[first]
-    ticks = np.rint(times / float(clock)).astype(np.int64)
+def _ticks(times: np.ndarray, clock: Fraction) -> np.ndarray:
+    """Ascending seconds in ticks of `clock`, from 0; what is shown at once is shown a tick apart."""
+    ticks = np.rint((times - times[0]) / float(clock)).astype(np.int64)
     steps = np.arange(len(ticks))
-    ticks = np.maximum.accumulate(ticks - steps) + steps  # no two at once
-    return ticks[:-1], np.diff(ticks)
+    return np.maximum.accumulate(ticks - steps) + steps
