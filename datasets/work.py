@@ -68,24 +68,26 @@ class Work:
     @classmethod
     def read(cls, out: Path) -> Work | None:
         """What `write` wrote, None where it has not."""
-        try:
-            with (work_folder(out) / _FILE).open(encoding="utf-8") as handle:
-                arguments, classes, multilabel = json.loads(next(handle))
-                rows = [json.loads(line) for line in handle]
-        except FileNotFoundError:
+        file = work_folder(out) / _FILE
+        if not file.is_file():
             return None
         videos, sizes = [], {}
-        for key, path, labels, *rest, size in rows:
-            videos.append(Video(key, Path(path), tuple(labels), *rest))
-            if size:
-                sizes[Path(path)] = (size[0], size[1])
+        with file.open(encoding="utf-8") as handle:
+            arguments, classes, multilabel = json.loads(next(handle))
+            for line in handle:
+                key, path, labels, *rest, size = json.loads(line)
+                videos.append(Video(key, Path(path), tuple(labels), *rest))
+                if size:
+                    sizes[Path(path)] = (size[0], size[1])
         return cls(arguments, Manifest(videos, classes, multilabel), sizes)
 
     def _lines(self) -> Iterator[str]:
         yield json.dumps([self.arguments, self.manifest.classes, self.manifest.multilabel])
-        for v in self.manifest.videos:
-            size = self.sizes.get(v.path)
-            yield json.dumps([v.key, str(v.path), v.labels, v.split, v.start, v.end, v.may_be_trimmed, size])
+        yield from map(self._line, self.manifest.videos)
+
+    def _line(self, v: Video) -> str:
+        size = self.sizes.get(v.path)
+        return json.dumps([v.key, str(v.path), v.labels, v.split, v.start, v.end, v.may_be_trimmed, size])
 
     def differences(self, earlier: Work) -> str:
         """In words what is another than in `earlier`, nothing where all is the same."""
@@ -93,7 +95,9 @@ class Work:
             return words
         if (self.manifest.classes, self.manifest.multilabel) != (earlier.manifest.classes, earlier.manifest.multilabel):
             return "the list of classes has changed"
-        ours, theirs = ({line.split('"', 2)[1]: line for line in list(work._lines())[1:]} for work in (self, earlier))
+        ours, theirs = ({v.key: work._line(v) for v in work.manifest.videos} for work in (self, earlier))
+        if ours == theirs:
+            return "" if list(ours) == list(theirs) else "its videos are listed in another order"
         changed = [key for key, line in ours.items() if key in theirs and theirs[key] != line]
         kinds = (("is new", ours.keys() - theirs), ("is gone", theirs.keys() - ours), ("has changed", changed))
         named = [f"{key} {what}" for what, keys in kinds for key in sorted(keys)]

@@ -56,7 +56,7 @@ def test_they_meet_after_any_earlier_meeting(tmp_path: Path, monkeypatch: pytest
 
 
 def test_one_that_does_not_come(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="rank 1 of 2 has given no sign of life for 1 s .waited for: start."):
+    with pytest.raises(DataError, match=r"rank 1 of 2 has given no sign of life for 1 s \(waited for: start\)"):
         Ranks(tmp_path / "ranks", 0, 2, patience=1).__enter__()
 
 

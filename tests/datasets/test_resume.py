@@ -1,4 +1,4 @@
-"""Preparing goes on where it was stopped, by a kill or by a full disk, to the same bytes; and only the same command does."""
+"""Preparing goes on where a kill or a full disk has stopped it, to the same bytes; and only the same command does."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_another_command_is_told_what_differs(some: Path, tmp_path: Path, monkey
         prepare(config)
     card = prepare(replace(config, overwrite=True, workers=1))
     assert sum(split.listed for split in card.splits.values()) == 17
-    with pytest.raises(DataError, match="already holds a dataset; add --overwrite.*--encode is keep and was fast"):
+    with pytest.raises(DataError, match=r"already holds a dataset; add --overwrite.*--encode is keep and was fast"):
         prepare(replace(config, encode="keep"))
 
 
