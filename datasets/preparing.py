@@ -23,7 +23,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,12 +33,13 @@ from .annotations import read_annotations
 from .card import VERSION, Card, read_card, write_card
 from .checking import Bad, Checked, check_all
 from .disk import megabytes, room_for
-from .encoding import Encoding, bytes_to_come, reencode_all
+from .encoding import bytes_to_come, reencode_all
 from .errors import DataError
 from .index import INDEX_VERSION
 from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
 from .parallel import Crew
 from .ranks import Ranks
+from .report import bad_of_all, write_report
 from .work import (
     RANKS_FOLDER,
     REPORT_FILE,
@@ -52,7 +53,6 @@ from .work import (
 )
 from .writing import Planned, plan_shards, splits_of, write_shards
 
-_SHOWN = 20  # bad videos named on the terminal
 _NOTHING_TO_DO = (
     "nothing to prepare. Give a folder of classes and a place for the shards: tubelet prepare --videos FOLDER --out DIR"
 )
@@ -129,20 +129,18 @@ def prepare(config: PrepareConfig, rank: int = 0, size: int = 1) -> Card:
             held.enter_context(locked(config.out))
             with room_for("The list of videos", config.out, lambda: 300 * len(listed.manifest.videos)):
                 finished = open_folder(config.out, listed, config.overwrite)
-        if ranks.gather("start", finished)[0]:
-            card, bad = read_card(config.out), _bad_of(config.out)
-        else:
+        if not ranks.gather("start", finished)[0]:
             work = work or Work.read(config.out)
             assert work is not None
-            card, bad = _make(work, config, _crew(config, ranks, folder))
+            _make(work, config, _crew(config, ranks, folder))
     remove_if_empty(folder)
-    videos = sum(split.listed for split in card.splits.values())
+    bad, videos = bad_of_all(config.out)
     if bad > _allowed_bad(config.max_bad, videos):
         raise DataError(
             f"{bad} of {videos} videos are bad, more than --max-bad {config.max_bad}. The others are in {config.out}; "
             f"{config.out / REPORT_FILE} names each bad one. Mend them and prepare again, or allow them with --max-bad"
         )
-    return card
+    return read_card(config.out)
 
 
 def _work(config: PrepareConfig) -> Work:
@@ -175,8 +173,8 @@ def _crew(config: PrepareConfig, ranks: Ranks, folder: Path) -> Crew:
     return Crew(ranks, config.workers or max(1, len(cores) // sharing), folder)
 
 
-def _make(work: Work, config: PrepareConfig, crew: Crew) -> tuple[Card, int]:
-    """Does what is left to do. Returns the card and how many videos are bad."""
+def _make(work: Work, config: PrepareConfig, crew: Crew) -> None:
+    """Does what is left to do, and waits until all ranks have."""
     out, videos = config.out, work.manifest.videos
     assert out is not None
     bad = [Bad(video, "no such file") for video in videos if video.path not in work.sizes]
@@ -193,13 +191,13 @@ def _make(work: Work, config: PrepareConfig, crew: Crew) -> tuple[Card, int]:
             bad += more
     if crew.ranks.rank == 0:
         with room_for("The report", out, lambda: 300 * len(bad)):
-            _report(videos, bad, encoding, out)
+            write_report(videos, bad, encoding, out)
     if not good:
         raise DataError(f"{config.videos or config.labels[0]}: none of {len(videos)} files is a video that can be read")
-    return _write(work, good, config, crew), len(bad)
+    _write(work, good, config, crew)
 
 
-def _write(work: Work, good: Sequence[Checked], config: PrepareConfig, crew: Crew) -> Card:
+def _write(work: Work, good: Sequence[Checked], config: PrepareConfig, crew: Crew) -> None:
     out, name, manifest = config.out, _name(config), work.manifest
     assert out is not None
     classes = manifest.classes
@@ -216,7 +214,6 @@ def _write(work: Work, good: Sequence[Checked], config: PrepareConfig, crew: Cre
             write_card(card, out)
             close_folder(out)
         crew.ranks.gather("the card")
-    return card
 
 
 def _room_needed(shards: Sequence[Planned], encode: str) -> int:
@@ -282,33 +279,3 @@ def _allowed_bad(max_bad: str, total: int) -> float:
     if allowed < 0:
         raise DataError(f"--max-bad {max_bad}: give a number of files, such as 10, or a share, such as 2%")
     return allowed
-
-
-def _bad_of(out: Path) -> int:
-    return len(json.loads((out / REPORT_FILE).read_text())["bad"])
-
-
-def _report(videos: Sequence[Video], bad: Sequence[Bad], encoding: Encoding | None, out: Path) -> None:
-    """What is left out, wholly in the report and its beginning on the terminal, and what re-encoding has done."""
-    entries = [{"path": str(b.video.path), "start": b.video.start, "end": b.video.end, "cause": b.cause} for b in bad]
-    listed, lost = (Counter(video.split for video in some) for some in (videos, [b.video for b in bad]))
-    splits = {
-        split: {"videos": listed[split], "good": listed[split] - lost[split]} for split in SPLITS if listed[split]
-    }
-    for split, counts in splits.items():
-        if not counts["good"]:
-            print(f"{split}: none of its {counts['videos']} videos can be used", file=sys.stderr)
-    report = {"videos": len(videos), "good": len(videos) - len(bad), "splits": splits, "bad": entries}
-    if encoding:
-        report["encoding"] = asdict(encoding)
-        print(encoding)
-    temporary = work_folder(out) / REPORT_FILE
-    temporary.write_text(json.dumps(report, indent=1))
-    os.replace(temporary, out / REPORT_FILE)
-    if not bad:
-        return
-    print(f"{len(bad)} of {len(videos)} videos are left out ({out / REPORT_FILE}):", file=sys.stderr)
-    for left_out in bad[:_SHOWN]:
-        print(f"  {left_out.video}: {left_out.cause}", file=sys.stderr)
-    if len(bad) > _SHOWN:
-        print(f"  ... and {len(bad) - _SHOWN} more", file=sys.stderr)
