@@ -9,7 +9,9 @@ from .encode import encode_video
 from .errors import VideoError
 from .info import VideoInfo
 from .opening import BACKENDS, available_backends, open_video, probe, scan_video
+from .quality import Quality, measure_quality
 from .reader import VideoReader
+from .reencode import reencode
 from .sampling import clip_views, frames_between, random_clip, segment_clip, segment_views
 from .source import Span
 from .table import Scan
@@ -17,6 +19,7 @@ from .transforms import crop_resize, flip, normalize, random_crop_box, spatial_v
 
 __all__ = [
     "BACKENDS",
+    "Quality",
     "Scan",
     "Span",
     "VideoError",
@@ -29,11 +32,13 @@ __all__ = [
     "encode_video",
     "flip",
     "frames_between",
+    "measure_quality",
     "normalize",
     "open_video",
     "probe",
     "random_clip",
     "random_crop_box",
+    "reencode",
     "scan_video",
     "segment_clip",
     "segment_views",
