@@ -91,11 +91,15 @@ class ShardedSplit:
             raise VideoError(key, f"{span.path} cannot be read ({error.strerror or error})") from error
         if header != self._cell(index, "header"):
             raise VideoError(key, f"{span.path} is not the tar that was indexed: `tubelet index` writes its index anew")
+        return open_video(span, backend=backend, name=key, scan=self.scan(index))
+
+    def scan(self, index: int) -> Scan:
+        """What was found out of the packets of video `index`. Raises VideoError where the index is damaged."""
         try:
-            scan = Scan.unpack(self._cell(index, "scan"))
+            return Scan.unpack(self._cell(index, "scan"))
         except ValueError as error:
-            raise VideoError(key, f"its index is damaged ({error}): `tubelet index` writes it anew") from error
-        return open_video(span, backend=backend, name=key, scan=scan)
+            cause = f"its index is damaged ({error}): `tubelet index` writes it anew"
+            raise VideoError(self.key(index), cause) from error
 
     def _place(self, index: int) -> tuple[int, int]:
         """The shard of video `index`, and its row in the index of that."""
