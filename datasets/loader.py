@@ -1,6 +1,6 @@
 """Shards to batches: worker processes read, decode and crop clips; what they hand over is uint8 and on its way once.
 
-Flip, normalisation and everything else in floating point happens on the device, a batch at a time (video/transforms).
+Augmentation beyond the crop, and all that is floating point, happens on the device (pipeline/inputs.py).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REPLACEMENTS = 10
 class ClipSettings:
     """What a clip is: `frames` frames, `stride` apart (dense) or one from each of `frames` equal parts (segments),
     `size` pixels square. In training crop_scale and crop_ratio are the area share and aspect ratio of the random
-    resized crop (Szegedy et al. 2015, "Going deeper with convolutions", sec. 6), flip the probability of mirroring."""
+    resized crop (Szegedy et al. 2015, "Going deeper with convolutions", sec. 6)."""
 
     frames: int
     stride: int
@@ -45,7 +45,6 @@ class ClipSettings:
     sampling: str = "dense"
     crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
     decoder: str = "pyav"
 
     def __post_init__(self) -> None:
@@ -55,16 +54,15 @@ class ClipSettings:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """clips (B, T, S, S, 3) uint8, not yet mirrored; mirrored (B,) bool: which of them are to be; labels (B,) int64,
-    or (B, classes) bool of multi-label data; faults: (key, cause) of each bad video that was replaced."""
+    """clips (B, T, S, S, 3) uint8; labels (B,) int64, or (B, classes) bool of multi-label data; faults: (key, cause)
+    of each bad video that was replaced."""
 
     clips: torch.Tensor
-    mirrored: torch.Tensor
     labels: torch.Tensor
     faults: list[tuple[str, str]]
 
     def pin_memory(self) -> TrainBatch:
-        return TrainBatch(self.clips.pin_memory(), self.mirrored.pin_memory(), self.labels.pin_memory(), self.faults)
+        return TrainBatch(self.clips.pin_memory(), self.labels.pin_memory(), self.faults)
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class _TrainClips(Dataset):
     def __init__(self, split: ShardedSplit, settings: ClipSettings, seed: int):
         self.split, self.settings, self.seed = split, settings, seed
 
-    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, bool, np.ndarray, list[tuple[str, str]]]:
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, np.ndarray, list[tuple[str, str]]]:
         faults: list[tuple[str, str]] = []
         index = draw.index
         for attempt in range(_REPLACEMENTS):
@@ -95,8 +93,7 @@ class _TrainClips(Dataset):
             if attempt:  # the replacement of a bad video follows from its place in the order, never from chance
                 index = int(rng.integers(len(self.split)))
             try:
-                clip = self._clip(index, rng)
-                return clip, bool(rng.uniform() < self.settings.flip), self.split.labels[index], faults
+                return self._clip(index, rng), self.split.labels[index], faults
             except VideoError as error:
                 faults.append((self.split.key(index), error.cause))
         raise DataError(
@@ -142,11 +139,11 @@ class _ViewClips(Dataset):
         return crops.transpose(0, 1).flatten(0, 1), np.repeat(seconds, self.spatial, axis=0)
 
 
-def _collate_train(samples: Sequence[tuple[torch.Tensor, bool, np.ndarray, list]]) -> TrainBatch:
-    clips, mirrored, labels, faults = zip(*samples, strict=True)
+def _collate_train(samples: Sequence[tuple[torch.Tensor, np.ndarray, list]]) -> TrainBatch:
+    clips, labels, faults = zip(*samples, strict=True)
     every = [fault for some in faults for fault in some]
     # default_collate stacks straight into the shared memory that a batch leaves its worker in.
-    return TrainBatch(default_collate(clips), torch.tensor(mirrored), torch.from_numpy(np.stack(labels)), every)
+    return TrainBatch(default_collate(clips), torch.from_numpy(np.stack(labels)), every)
 
 
 class _CollateViews:

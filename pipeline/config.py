@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .errors import ConfigError
 
@@ -20,6 +20,8 @@ Sampling = Literal["dense", "segments"]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Half = Annotated[float, Field(ge=0, le=0.5)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -86,11 +88,53 @@ class DataConfig:
     """Smallest and largest share of a frame's area that a training crop keeps."""
     crop_ratio: tuple[float, float] = (0.75, 1.3333)
     """Smallest and largest aspect ratio of a training crop."""
-    flip: Share = 0.5
-    """Probability of mirroring a training clip left to right. 0 where left and right are different classes, as in
-    SSV2."""
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """Which library decodes; a file it is known to read wrongly goes to pyav all the same."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+def _rand_augment(text: str) -> str:
+    from tubelet.video import RandAugment  # takes torch along, which --help can do without
+
+    RandAugment.parse(text)
+    return text
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How training clips are changed, all frames of a clip alike, after they are cropped."""
+
+    flip: Share = 0.5
+    """Probability of mirroring a clip left to right."""
+    flip_pairs: str = "auto"
+    """Classes that mirroring turns into each other: auto (found by the words left and right, clockwise and
+    anticlockwise; one whose opposite is not there is never mirrored), none, or a YAML file: a list of pairs
+    [class, class] and of classes never to be mirrored."""
+    rand_augment: Annotated[str, AfterValidator(_rand_augment)] | None = None
+    """RandAugment, such as m7-n4-mstd0.5-inc1: magnitude (0 to 10), operations, deviation of the magnitude."""
+    color_jitter: tuple[NotNegative, NotNegative, NotNegative, Half] = (0.0, 0.0, 0.0, 0.0)
+    """Brightness, contrast and saturation change by a factor of 1 - x to 1 + x each, hue by -x to x of its circle."""
+    gray: Share = 0.0
+    """Probability of greyscale."""
+    erasing: Share = 0.0
+    """Probability of erasing boxes, the same in all frames."""
+    erasing_mode: Literal["pixel", "const"] = "pixel"
+    """What is there instead: noise, or the mean colour."""
+    erasing_count: Count = 1
+    """Boxes of a clip."""
+    erasing_area: tuple[Share, Share] = (0.02, 0.3333)
+    """Smallest and largest share of the frame that they take together."""
+    mixup: NotNegative = 0.0
+    """Alpha of mixup, which blends clips of a batch and their labels (0: off)."""
+    cutmix: NotNegative = 0.0
+    """Alpha of CutMix, which pastes a box of one clip into another (0: off)."""
+    mix_prob: Share = 1.0
+    """Probability of mixup or CutMix where either is on."""
+    mix_switch: Share = 0.5
+    """Probability that it is CutMix where both are on."""
+    mix_per: Literal["batch", "sample"] = "batch"
+    """Whether the clips of a batch are mixed in one way or each in its own."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -103,17 +147,17 @@ class OptimConfig:
     """Passes over the training videos."""
     lr: Positive = 1e-4
     """Peak learning rate of AdamW."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    warmup_epochs: NotNegative = 1.0
     """Epochs in which the learning rate rises from zero to its peak; from there it falls to min-lr along a cosine."""
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    min_lr: NotNegative = 0.0
     """Learning rate at the end."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: NotNegative = 0.05
     """Weight decay; biases, norms and position embeddings have none."""
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay rates of AdamW's two averages."""
     label_smoothing: Share = 0.0
     """Share of the target that is spread over all classes."""
-    clip_grad: Annotated[float, Field(ge=0)] = 1.0
+    clip_grad: NotNegative = 1.0
     """Largest norm of the gradient (0: not clipped)."""
     accumulate: Count = 1
     """Batches whose gradients are added up before a step."""
@@ -142,8 +186,8 @@ class RunConfig:
     """What it leaves behind."""
 
     recipe: str | None = None
-    """YAML file with the sections of this list (model, data, optim, system, run), or the name of a recipe that comes
-    with tubelet; arguments given here win over it."""
+    """YAML file with the sections of this list (model, data, augment, optim, system, run), or the name of a recipe that
+    comes with tubelet; arguments given here win over it."""
     out: Path | None = None
     """Folder of the run: checkpoints, logs, pictures. `--checkpoint` of the other commands takes it."""
     resume: Literal["no", "auto"] = "no"
@@ -172,6 +216,7 @@ class TrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     system: SystemConfig = field(default_factory=SystemConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -259,6 +304,10 @@ def checked(config: TrainConfig) -> TrainConfig:
     low, high = config.data.crop_scale
     if not 0 < low <= high or not 0 < config.data.crop_ratio[0] <= config.data.crop_ratio[1]:
         raise ConfigError("--crop-scale and --crop-ratio each take a smaller and a larger positive number, in order")
+    if not 0 < config.augment.erasing_area[0] <= config.augment.erasing_area[1]:
+        raise ConfigError("--erasing-area takes a smaller and a larger share, above 0, in order")
+    if (config.augment.mixup or config.augment.cutmix) and config.data.batch_size == 1:
+        raise ConfigError("--mixup and --cutmix mix the clips of a batch: --batch-size must be 2 or more")
     if config.optim.warmup_epochs > config.optim.epochs:
         raise ConfigError(
             f"--warmup-epochs {config.optim.warmup_epochs:g} is longer than --epochs {config.optim.epochs}: "

@@ -1,16 +1,21 @@
-"""From a batch of uint8 clips to what a model takes: moved, made floating point and normalised on the device."""
+"""From a batch of uint8 clips to what a model takes: moved to the device, augmented and normalised."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from tubelet.backbones import ClipSpec
 from tubelet.datasets import TrainBatch
-from tubelet.video import flip, normalize
+from tubelet.video import Augmentation, ColorJitter, Erasing, RandAugment, normalize
+
+from .config import AugmentConfig
+from .mirroring import Mirroring
+from .mixing import mix
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,15 +32,11 @@ class ClipInput:
             print("this CPU has no bf16 instructions: leave --precision out, fp32 is many times faster here",
                   file=sys.stderr)  # fmt: skip
 
-    def train(self, batch: TrainBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """clips (B, 3, T, S, S), mirrored where the batch says so, and labels (B,), on the device."""
-        clips = self.views(batch.clips)
-        clips = flip(clips, batch.mirrored.to(self.device, non_blocking=True))
-        return clips, batch.labels.to(self.device, non_blocking=True)
-
     def views(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8 (..., T, S, S, 3) -> (N, 3, T, S, S) on the device, leading axes as one."""
-        clips = clips.flatten(0, -5).to(self.device, non_blocking=True)
+        return self._normalized(clips.flatten(0, -5).to(self.device, non_blocking=True))
+
+    def _normalized(self, clips: torch.Tensor) -> torch.Tensor:
         return normalize(clips, self.clip.mean, self.clip.std, self.dtype)
 
     def pictures(self, clips: torch.Tensor) -> torch.Tensor:
@@ -43,6 +44,35 @@ class ClipInput:
         mean, std = (torch.tensor(values, device=clips.device) for values in (self.clip.mean, self.clip.std))
         clips = clips.movedim(1, -1).float() * std + mean
         return (clips * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+class TrainInput(ClipInput):
+    """Of training, with its augmentation. mirroring: of the dataset's classes."""
+
+    def __init__(
+        self, clip: ClipSpec, device: torch.device, precision: str, config: AugmentConfig, mirroring: Mirroring
+    ):
+        super().__init__(clip, device, precision)
+        self.config = config
+        self.mirroring = mirroring
+        self.augmentation = Augmentation(
+            None if config.rand_augment is None else RandAugment.parse(config.rand_augment),
+            ColorJitter(*config.color_jitter),
+            config.gray,
+            tuple(round(255 * value) for value in clip.mean),  # type: ignore[arg-type]  # three
+        )
+        self.erasing = Erasing(config.erasing, config.erasing_mode, config.erasing_count, config.erasing_area)
+
+    def train(self, batch: TrainBatch, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """clips (B, 3, T, S, S) and targets on the device: labels (B,), or (B, classes) where clips are mixed or have
+        several labels. A pure function of the batch and `rng`."""
+        mirrored, labels = self.mirroring.draw(batch.labels, self.config.flip, rng)
+        labels = labels.to(self.device, non_blocking=True)
+        clips = self.augmentation(batch.clips.to(self.device, non_blocking=True), mirrored, rng)
+        clips = self.erasing(self._normalized(clips), rng)
+        if self.config.mixup or self.config.cutmix:
+            return mix(clips, labels, len(self.mirroring.classes), self.config, rng)
+        return clips, labels
 
 
 def lacks_bf16(device: torch.device) -> bool:

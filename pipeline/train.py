@@ -30,8 +30,9 @@ from .environment import describe
 from .errors import ConfigError, RunError
 from .evaluate import score
 from .files import write_json, write_text
-from .inputs import ClipInput
+from .inputs import TrainInput
 from .logs import Faults, RunLog
+from .mirroring import Mirroring
 from .pictures import draw_clips, draw_curves
 from .schedule import learning_rate
 
@@ -50,6 +51,7 @@ def train(config: TrainConfig) -> Path:
     run: Path = config.run.out  # type: ignore[assignment]  # checked
     split = ShardedSplit(config.data.data, "train", config.data.cache)  # type: ignore[arg-type]  # checked
     split.require_one_label()
+    mirroring = Mirroring.of(split.classes, config.augment.flip_pairs)
     evaluated = "val" in split.card.splits and config.run.eval_every
     val_split = ShardedSplit(split.data, "val", config.data.cache) if evaluated else None
     if val_split is not None:
@@ -80,11 +82,13 @@ def train(config: TrainConfig) -> Path:
     log = _start_log(config, world, order, state, val_split)
     if log is not None and loaded is not None:
         log.say(str(loaded))
+    if log is not None and config.augment.flip and (said := str(mirroring)):
+        log.say(said)
 
     settings = clip_settings(config)
     workers = world.default_workers() if config.data.workers is None else config.data.workers
     batches = train_batches(split, settings, order, state.position, world.rank, workers)
-    inputs = ClipInput(model.clip, world.device, config.system.precision)
+    inputs = TrainInput(model.clip, world.device, config.system.precision, config.augment, mirroring)
     criterion = nn.CrossEntropyLoss(label_smoothing=config.optim.label_smoothing)
     meter = Meter(world)
     while state.epoch < config.optim.epochs:
@@ -98,14 +102,17 @@ def train(config: TrainConfig) -> Path:
         )
         set_learning_rate(engine, rate)
         # What is random in a step follows from the step, so a run that goes on from a checkpoint repeats it exactly.
-        torch.manual_seed(step_seed(config.run.seed, state.step, world.rank))
+        seed = step_seed(config.run.seed, state.step, world.rank)
+        torch.manual_seed(seed)
+        rng = np.random.default_rng(seed)
         for _ in range(config.optim.accumulate):
             batch = meter.waiting_for(batches)
-            clips, labels = inputs.train(batch)
+            clips, targets = inputs.train(batch, rng)
+            labels = targets if targets.ndim == 1 else targets.argmax(-1)  # of a mixed clip the one it has most of
             if log is not None and not (run / "clips.png").exists():
-                draw_clips(inputs.pictures(clips), [split.classes[i] for i in batch.labels], run / "clips.png")
+                draw_clips(inputs.pictures(clips), [split.classes[i] for i in labels], run / "clips.png")
             logits = engine(clips)
-            loss = criterion(logits, labels)
+            loss = criterion(logits, targets)
             engine.backward(loss)
             norm = step(engine, config.optim, config.system)
             meter.add(loss.detach(), logits.detach(), labels, batch)
@@ -197,7 +204,6 @@ def clip_settings(config: TrainConfig) -> ClipSettings:
         data.sampling,  # type: ignore[arg-type]
         data.crop_scale,
         data.crop_ratio,
-        data.flip,
         data.decoder,
     )
 

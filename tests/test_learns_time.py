@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,8 @@ from tubelet.datasets import (
 )
 from tubelet.pipeline.config import TrainConfig, read_recipe
 from tubelet.pipeline.engine import parameter_groups
-from tubelet.pipeline.inputs import ClipInput
+from tubelet.pipeline.inputs import ClipInput, TrainInput
+from tubelet.pipeline.mirroring import Mirroring
 from tubelet.pipeline.schedule import learning_rate
 
 CPU = torch.device("cpu")
@@ -44,6 +46,7 @@ class Clips:
 
     recipe: TrainConfig
     batches: list[TrainBatch]
+    classes: list[str]
     steps_per_epoch: int
     views: torch.Tensor
     labels: torch.Tensor
@@ -65,13 +68,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 def clips(shards: Path) -> Clips:
     recipe = read_recipe("demo")
     train, val = ShardedSplit(shards, "train"), ShardedSplit(shards, "val")
-    settings = ClipSettings(8, 2, 48, crop_scale=recipe.data.crop_scale, flip=recipe.data.flip)
+    settings = ClipSettings(8, 2, 48, crop_scale=recipe.data.crop_scale)
     order = TrainOrder(len(train), 0, recipe.data.batch_size, 1, 1)
     stream = train_batches(train, settings, order, Position(0, 0), rank=0, workers=1)
     batches = [next(stream) for _ in range(order.steps_per_epoch * recipe.optim.epochs)]
     views = [(b.clips, b.labels) for b in view_batches(val, settings, (1, 3), range(len(val)), 20, workers=1)]
     seen, labels = (torch.cat(parts) for parts in zip(*views, strict=True))
-    return Clips(recipe, batches, order.steps_per_epoch, seen, labels)
+    return Clips(recipe, batches, train.classes, order.steps_per_epoch, seen, labels)
 
 
 def top1_after_training(model: Model, clips: Clips, enough: float = 1.0) -> float:
@@ -80,7 +83,8 @@ def top1_after_training(model: Model, clips: Clips, enough: float = 1.0) -> floa
     From the middle of the recipe on, training ends after an epoch that brings more than `enough`.
     """
     assert model.clip == ClipSpec(8, 2, 48, model.clip.mean, model.clip.std, model.clip.views, "dense")
-    inputs, optim = ClipInput(model.clip, CPU, "fp32"), clips.recipe.optim
+    optim, augment = clips.recipe.optim, clips.recipe.augment
+    inputs = TrainInput(model.clip, CPU, "fp32", augment, Mirroring.of(clips.classes, augment.flip_pairs))
     optimizer = torch.optim.AdamW(parameter_groups(model, optim.weight_decay), betas=optim.betas)
     for step, batch in enumerate(clips.batches):
         epoch, begins = divmod(step, clips.steps_per_epoch)
@@ -96,7 +100,7 @@ def top1_after_training(model: Model, clips: Clips, enough: float = 1.0) -> floa
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        seen, labels = inputs.train(batch)
+        seen, labels = inputs.train(batch, np.random.default_rng(step))
         optimizer.zero_grad()
         F.cross_entropy(model(seen), labels).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_grad)

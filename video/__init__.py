@@ -4,6 +4,7 @@ with open_video("clip.mp4") as video:
     clip = video.frames(random_clip(video.info.frames, frames=16, stride=4, rng=np.random.default_rng(0)))
 """
 
+from .augment import Augmentation, ColorJitter, Erasing, RandAugment
 from .draw import contact_sheet
 from .encode import encode_video
 from .errors import VideoError
@@ -15,11 +16,16 @@ from .reencode import reencode
 from .sampling import clip_views, frames_between, random_clip, segment_clip, segment_views
 from .source import Span
 from .table import Scan
-from .transforms import crop_resize, flip, normalize, random_crop_box, spatial_views
+from .transforms import Box, crop_resize, normalize, random_crop_box, spatial_views
 
 __all__ = [
     "BACKENDS",
+    "Augmentation",
+    "Box",
+    "ColorJitter",
+    "Erasing",
     "Quality",
+    "RandAugment",
     "Scan",
     "Span",
     "VideoError",
@@ -30,7 +36,6 @@ __all__ = [
     "contact_sheet",
     "crop_resize",
     "encode_video",
-    "flip",
     "frames_between",
     "measure_quality",
     "normalize",

@@ -96,8 +96,3 @@ def _scale_and_shift(
     scale = torch.tensor([1 / (255 * s) for s in std], device=device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
     return scale, shift
-
-
-def flip(clips: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mirrors left and right the samples of (B, 3, T, H, W) where `mask` (B,) bool is True; memory keeps its order."""
-    return torch.where(mask.view(-1, 1, 1, 1, 1), clips.flip(-1), clips)

@@ -9,6 +9,7 @@ import yaml
 from tubelet.launch.main import parse
 from tubelet.pipeline.config import (
     RECIPES,
+    AugmentConfig,
     DataConfig,
     ModelConfig,
     OptimConfig,
@@ -59,6 +60,8 @@ def test_what_is_saved_gives_the_run_again(tmp_path: Path) -> None:
         ("optim: {epochs: many}", "optim.epochs: input should be a valid integer.*got 'many'"),
         ("optim: {lr: -1}", "optim.lr: input should be greater than 0, got -1"),
         ("system: {precision: fp8}", "system.precision: input should be 'fp32', 'bf16' or 'fp16', got 'fp8'"),
+        ("augment: {rand_augment: m7-n4}", "augment.rand_augment: value error, write RandAugment as .*got 'm7-n4'"),
+        ("augment: {color_jitter: [0.4, 0.4, 0.4, 0.6]}", "augment.color_jitter.3: input should be less than or equal"),
         ("optim: [", "is not readable YAML"),
         ("just words", "recipe.yaml"),
     ],
@@ -90,6 +93,11 @@ def test_what_a_run_needs_is_said_at_once() -> None:
         ({"optim": OptimConfig(epochs=0)}, "optim.epochs: input should be greater than or equal to 1, got 0"),
         ({"optim": OptimConfig(warmup_epochs=40.0)}, "--warmup-epochs 40 is longer than --epochs 30"),
         ({"data": DataConfig(data="d", crop_scale=(0.9, 0.5))}, "--crop-scale"),
+        ({"augment": AugmentConfig(erasing_area=(0.5, 0.1))}, "--erasing-area"),
+        (
+            {"augment": AugmentConfig(mixup=0.8), "data": DataConfig(data="d", batch_size=1)},
+            "--batch-size must be 2 or more",
+        ),
     ],
 )
 def test_ranges_are_checked_wherever_a_value_came_from(change: dict, message: str) -> None:

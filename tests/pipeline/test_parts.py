@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,11 +10,12 @@ from hypothesis import strategies as st
 
 from tubelet.backbones import create_model
 from tubelet.datasets import TrainBatch
-from tubelet.pipeline.config import OptimConfig, SystemConfig
+from tubelet.pipeline.config import AugmentConfig, OptimConfig, SystemConfig
 from tubelet.pipeline.engine import deepspeed_json, parameter_groups
 from tubelet.pipeline.errors import ConfigError
 from tubelet.pipeline.evaluate import _hits, parse_views
-from tubelet.pipeline.inputs import ClipInput
+from tubelet.pipeline.inputs import ClipInput, TrainInput
+from tubelet.pipeline.mirroring import Mirroring
 from tubelet.pipeline.schedule import learning_rate
 
 FORM = {"epochs": 10.0, "peak": 1.0, "warmup_epochs": 2.0, "minimum": 0.1}
@@ -77,18 +79,55 @@ def test_a_video_is_scored_by_the_mean_of_its_clips() -> None:
     assert (clip2, video2) == (3, 2)
 
 
-def test_clips_are_normalised_and_mirrored_and_can_be_looked_at() -> None:
-    model = create_model("timesformer_tiny", num_classes=3)
-    clips = torch.randint(0, 256, (2, 4, 8, 8, 3), dtype=torch.uint8)
-    inputs = ClipInput(model.clip, torch.device("cpu"), "fp32")
-    ready, labels = inputs.train(TrainBatch(clips, torch.tensor([False, True]), torch.tensor([1, 2]), []))
-    assert ready.shape == (2, 3, 4, 8, 8)
-    assert labels.tolist() == [1, 2]
-    mean, std = model.clip.mean[0], model.clip.std[0]
-    assert torch.allclose(ready[0, 0], (clips[0, ..., 0] / 255 - mean) / std, atol=1e-6)
-    pictures = inputs.pictures(ready)
-    assert torch.equal(pictures[0], clips[0])
-    assert torch.equal(pictures[1], clips[1].flip(2))
+CLASSES = ["to the left", "still", "to the right"]
+HARD = AugmentConfig(
+    rand_augment="m9-n4-p1-inc1", color_jitter=(0.4, 0.4, 0.4, 0.1), gray=0.2, erasing=1.0, mixup=0.8, cutmix=1.0
+)
+
+
+def train_input(config: AugmentConfig, precision: str = "fp32") -> TrainInput:
+    clip = create_model("timesformer_tiny", num_classes=3).clip
+    return TrainInput(clip, torch.device("cpu"), precision, config, Mirroring.of(CLASSES, "auto"))
+
+
+@pytest.fixture
+def batch() -> TrainBatch:
+    clips = torch.randint(0, 256, (4, 4, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return TrainBatch(clips, torch.tensor([0, 1, 2, 1]), [])
+
+
+def test_clips_are_normalised_and_can_be_looked_at(batch: TrainBatch) -> None:
+    inputs = train_input(AugmentConfig(flip=0.0))
+    ready, labels = inputs.train(batch, np.random.default_rng(0))
+    assert torch.equal(ready, inputs.views(batch.clips)), "no augmentation changes nothing"
+    assert torch.equal(labels, batch.labels)
+    mean, std = inputs.clip.mean[0], inputs.clip.std[0]
+    assert torch.allclose(ready[0, 0], (batch.clips[0, ..., 0] / 255 - mean) / std, atol=1e-6)
+    assert torch.equal(inputs.pictures(ready), batch.clips)
+
+
+def test_clips_are_mirrored_with_their_labels(batch: TrainBatch) -> None:
+    inputs = train_input(AugmentConfig(flip=1.0))
+    ready, labels = inputs.train(batch, np.random.default_rng(0))
+    assert labels.tolist() == [2, 1, 0, 1]
+    assert torch.equal(ready, inputs.views(batch.clips).flip(-1))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_training_batch_follows_from_its_generator(precision: str, batch: TrainBatch) -> None:
+    inputs, before = train_input(HARD, precision), batch.clips.clone()
+    torch.manual_seed(0)
+    ready, targets = inputs.train(batch, np.random.default_rng(1))
+    state = torch.get_rng_state()
+    again, same = inputs.train(batch, np.random.default_rng(1))
+    assert torch.equal(ready, again)
+    assert torch.equal(targets, same)
+    assert torch.equal(state, torch.get_rng_state()), "dropout is drawn as without augmentation"
+    assert torch.equal(batch.clips, before)
+    assert ready.dtype == {"fp32": torch.float32, "fp16": torch.float16}[precision]
+    assert torch.allclose(targets.sum(1), torch.ones(4))
+    assert not torch.equal(ready, inputs.train(batch, np.random.default_rng(2))[0])
+    assert inputs.pictures(ready).shape == batch.clips.shape
 
 
 @pytest.mark.parametrize(

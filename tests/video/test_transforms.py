@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from tubelet.video import crop_resize, flip, normalize, random_crop_box, spatial_views
+from tubelet.video import crop_resize, normalize, random_crop_box, spatial_views
 
 MEAN, STD = (0.45, 0.4, 0.5), (0.225, 0.25, 0.2)
 
@@ -69,12 +69,3 @@ def test_normalize(dtype):
     assert (out.shape, out.dtype) == ((2, 3, 3, 8, 10), dtype)
     assert (out.double() - expected).abs().max() < {torch.float32: 1e-5}.get(dtype, 0.01)
     assert out.permute(0, 2, 3, 4, 1).is_contiguous()
-
-
-def test_flip_mirrors_only_the_masked_and_keeps_the_memory_order():
-    clips = normalize(noise(3, 2, 4, 6, 3), MEAN, STD)
-    out = flip(clips, torch.tensor([True, False, True]))
-    assert torch.equal(out[0], clips[0].flip(-1))
-    assert torch.equal(out[1], clips[1])
-    assert torch.equal(out[2], clips[2].flip(-1))
-    assert out.stride() == clips.stride()
