@@ -65,7 +65,8 @@ def reencode_all(
     """The videos as files of their own, kept in `crew.folder`, of just their frames; those that could not be made; and
     what that did (None where none was made). A pure function of the files but for its times of decoding."""
     order = np.random.default_rng(seed).permutation(len(videos)).tolist()
-    sample = set([at for at in order if min(videos[at].info.height, videos[at].info.width) >= _SSIM_SIDE][:_SAMPLE])
+    sides = [min(video.info.height, video.info.width, short_side) for video in videos]
+    sample = set([at for at in order if sides[at] >= _SSIM_SIDE][:_SAMPLE])
     pieces = [_Piece(video, _target(crew.folder, at), at in sample) for at, video in enumerate(videos)]
 
     def failed(piece: _Piece, error: Exception) -> Any:
