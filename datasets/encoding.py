@@ -20,6 +20,7 @@ from .parallel import Crew, Task, do_all
 _TASK = "re-encoding"
 _BYTES_A_FRAME = 2500  # of Kinetics with a short side of 256
 _SAMPLE = 16
+_SSIM_SIDE = 8  # its windows have this side: smaller frames have none
 _FRAMES_A_DEADLINE = 1000
 _IN_A_FOLDER = 1000
 
@@ -63,7 +64,9 @@ def reencode_all(
 ) -> tuple[list[Checked], list[Bad], Encoding | None]:
     """The videos as files of their own, kept in `crew.folder`, of just their frames; those that could not be made; and
     what that did (None where none was made). A pure function of the files but for its times of decoding."""
-    sample = set(np.random.default_rng(seed).permutation(len(videos))[:_SAMPLE].tolist())
+    order = np.random.default_rng(seed).permutation(len(videos)).tolist()
+    sides = [min(video.info.height, video.info.width, short_side) for video in videos]
+    sample = set([at for at in order if sides[at] >= _SSIM_SIDE][:_SAMPLE])
     pieces = [_Piece(video, _target(crew.folder, at), at in sample) for at, video in enumerate(videos)]
 
     def failed(piece: _Piece, error: Exception) -> Any:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 import av
@@ -33,6 +35,9 @@ _RECIPE = {
     "bf": "3",
     "x264-params": "open-gop=0:b-pyramid=0:b-adapt=0:cabac=0:no-deblock=1",
 }
+# With these flags swscale gives the same pixels on every processor. PyAV 17 does not know them yet.
+_FLAGS = [Interpolation[name] for name in ("ACCURATE_RND", "BITEXACT") if name in Interpolation.__members__]
+_SCALING = reduce(or_, _FLAGS, Interpolation.BICUBIC)
 
 
 def reencode(
@@ -88,9 +93,7 @@ def shown_frames(
     lying = (height, width) if quarters % 2 else (width, height)
     scaler = VideoReformatter()
     for frame in _from_key(source, scan, first, after) if seek and first else _from_start(source, scan, first, after):
-        # With these flags swscale gives the same pixels on every processor.
-        how = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-        yield _upright(scaler.reformat(frame, *lying, "yuv420p", interpolation=how, threads=1), quarters)
+        yield _upright(scaler.reformat(frame, *lying, "yuv420p", interpolation=_SCALING, threads=1), quarters)
 
 
 class Lost(Exception):
@@ -110,18 +113,18 @@ def _upright(frame: VideoFrame, quarters: int) -> VideoFrame:
     """yuv420p, turned clockwise, without what is odd on its right and at its bottom."""
     if not quarters and frame.width % 2 == frame.height % 2 == 0:
         return frame
-    planes = [np.rot90(_pixels(frame, number), -quarters) for number in range(3)]
+    planes = [np.rot90(plane_of(frame, number), -quarters) for number in range(3)]
     height, width = (side - side % 2 for side in planes[0].shape)
     turned = VideoFrame(width, height, "yuv420p")
     for number, plane in enumerate(planes):
-        pixels = _pixels(turned, number)
+        pixels = plane_of(turned, number)
         pixels[:] = plane[: pixels.shape[0], : pixels.shape[1]]
     turned.color_range, turned.colorspace = frame.color_range, frame.colorspace
     turned.color_primaries, turned.color_trc = frame.color_primaries, frame.color_trc
     return turned
 
 
-def _pixels(frame: VideoFrame, number: int) -> np.ndarray:
+def plane_of(frame: VideoFrame, number: int) -> np.ndarray:
     """Plane `number` of a yuv420p frame as (height, width) uint8 in its own memory."""
     plane = frame.planes[number]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
