@@ -53,6 +53,7 @@ def train(config: TrainConfig) -> Path:
     config = checked(config)
     if config.data.workers != 0:
         start_forkserver()
+    quarantined = {} if config.data.quarantine is None else read_quarantine(config.data.quarantine)
     run: Path = config.run.out  # type: ignore[assignment]  # checked
     split = ShardedSplit(config.data.data, "train", config.data.cache)  # type: ignore[arg-type]  # checked
     split.require_one_label()
@@ -93,8 +94,11 @@ def train(config: TrainConfig) -> Path:
     batches = train_batches(split, settings, order, state.position, world.rank, workers, config.data.bad_samples)
     faults = Faults(run, config.data.max_faults, world.is_main)
     batches.bar({key: faults.barred_from(epoch) for key, epoch in faults.known.items()})
-    if config.data.quarantine is not None:
-        batches.bar(dict.fromkeys(read_quarantine(config.data.quarantine), 0))
+    not_tried = batches.bar(dict.fromkeys(quarantined, 0))
+    if log is not None and quarantined:
+        log.say(
+            f"{not_tried} of the {len(quarantined)} videos of {config.data.quarantine} are in the data, and not tried"
+        )
     inputs = ClipInput(model.clip, world.device, config.system.precision)
     criterion = nn.CrossEntropyLoss(label_smoothing=config.optim.label_smoothing)
     meter = Meter(world, faults, order.batch)
