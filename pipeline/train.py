@@ -96,9 +96,7 @@ def train(config: TrainConfig) -> Path:
     batches.bar({key: faults.barred_from(epoch) for key, epoch in faults.known.items()})
     not_tried = batches.bar(dict.fromkeys(quarantined, 0))
     if log is not None and quarantined:
-        log.say(
-            f"{not_tried} of the {len(quarantined)} videos of {config.data.quarantine} are in the data, and not tried"
-        )
+        log.say(f"{config.data.quarantine}: {not_tried} of its {len(quarantined)} videos are here, and not tried")
     inputs = ClipInput(model.clip, world.device, config.system.precision)
     criterion = nn.CrossEntropyLoss(label_smoothing=config.optim.label_smoothing)
     meter = Meter(world, faults, order.batch)
