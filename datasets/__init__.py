@@ -5,15 +5,18 @@ from .card import Card, read_card
 from .demo import DemoConfig, make_demo
 from .errors import DataError
 from .indexing import IndexConfig, index_data
-from .loader import ClipSettings, TrainBatch, ViewBatch, train_batches, view_batches
+from .loader import QUARANTINED, ClipSettings, TrainBatch, TrainBatches, ViewBatch, train_batches, view_batches
 from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
-from .order import Draw, Position, TrainOrder, epoch_order, rank_share
+from .order import Balance, Draw, Position, TrainOrder, epoch_order, rank_share
 from .preparing import PrepareConfig, prepare
 from .shards import ShardedSplit
 from .sources import open_dataset
+from .workers import start_forkserver
 
 __all__ = [
+    "QUARANTINED",
     "SPLITS",
+    "Balance",
     "Card",
     "ClipSettings",
     "DataError",
@@ -25,6 +28,7 @@ __all__ = [
     "PrepareConfig",
     "ShardedSplit",
     "TrainBatch",
+    "TrainBatches",
     "TrainOrder",
     "Video",
     "ViewBatch",
@@ -37,6 +41,7 @@ __all__ = [
     "rank_share",
     "read_annotations",
     "read_card",
+    "start_forkserver",
     "train_batches",
     "videos_in_folder",
     "view_batches",

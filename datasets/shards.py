@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tubelet.video import Scan, Span, VideoError, VideoReader, open_video
 
@@ -71,6 +73,12 @@ class ShardedSplit:
 
     def key(self, index: int) -> str:
         return self._cell(index, "key")
+
+    def find(self, keys: Sequence[str]) -> dict[str, int]:
+        """The numbers of the videos with those keys, of those that are in the split."""
+        wanted = pa.array(keys, pa.string())
+        found = [pc.is_in(table.column("key"), wanted).to_numpy() for table in self._tables]
+        return {self.key(number): number for number in np.flatnonzero(np.concatenate(found)).tolist()}
 
     def span(self, index: int) -> Span:
         """Where the bytes of video `index` are; a shard that is elsewhere is fetched first. Raises DataError where it

@@ -80,16 +80,37 @@ class DataConfig:
     batch_size: Count = 8
     """Clips of one process at a time; a training step has batch-size x processes x accumulate of them."""
     workers: Natural | None = None
-    """Processes that read and decode, for each training process (default: its share of the cores, at most 8)."""
+    """Processes that read and decode, for each training process (default: its share of the cores, at most 8). 0: it
+    decodes itself, and cannot end a decoder that hangs."""
     sampling: Sampling | None = None
     """Frames of a clip: dense (frames x stride at a random start) or one from each of equal segments, as for SSV2
     (default: the model's own)."""
+    crop: Literal["resized", "jitter"] = "resized"
+    """Training crops: resized (of random area and aspect ratio, by crop-scale and crop-ratio) or jitter (a square of
+    the frame at a random scale, by crop-jitter)."""
     crop_scale: tuple[Share, Share] = (0.5, 1.0)
-    """Smallest and largest share of a frame's area that a training crop keeps."""
+    """Smallest and largest share of a frame's area that a resized crop keeps."""
     crop_ratio: tuple[float, float] = (0.75, 1.3333)
-    """Smallest and largest aspect ratio of a training crop."""
+    """Smallest and largest aspect ratio of a resized crop."""
+    crop_jitter: tuple[float, float] = (1.1429, 1.4286)
+    """Smallest and largest short side of the frame, in sides of a jitter crop: 256 and 320 pixels for one of 224."""
+    repeats: Count = 1
+    """Crops of each clip, from one decode, side by side in a batch; batch-size counts them all, and an epoch has as
+    many times the steps."""
+    balance: Share = 0.0
+    """How far rare classes are made up for: a class of n videos is seen in proportion to n^(1 - balance). 0: as often
+    as it has videos, 0.5: by the square root, 1: all classes alike. An epoch keeps its length."""
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """Which library decodes; a file it is known to read wrongly goes to pyav all the same."""
+    bad_samples: Literal["replace", "skip", "stop"] = "replace"
+    """What becomes of a video that cannot be read: replace (by another, which seed, epoch and position choose), skip
+    (its batch is the smaller by it), stop (the run ends). Either way quarantine.jsonl in the run names it."""
+    max_faults: Share = 0.1
+    """Largest share of bad videos among the last thousand samples, above which the run ends."""
+    clip_deadline: Positive = 30.0
+    """Seconds a worker has for a clip; a decoder that takes longer is ended, and its video counts as bad."""
+    quarantine: Path | None = None
+    """The quarantine.jsonl of another run on the same data: its videos are not tried again."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -308,6 +329,13 @@ def checked(config: TrainConfig) -> TrainConfig:
         raise ConfigError("--erasing-area takes a smaller and a larger share, above 0, in order")
     if (config.augment.mixup or config.augment.cutmix) and config.data.batch_size == 1:
         raise ConfigError("--mixup and --cutmix mix the clips of a batch: --batch-size must be 2 or more")
+    if not 1 <= config.data.crop_jitter[0] <= config.data.crop_jitter[1]:
+        raise ConfigError("--crop-jitter takes a smaller and a larger number, in order, neither below 1")
+    if config.data.batch_size % config.data.repeats:
+        raise ConfigError(
+            f"--batch-size {config.data.batch_size} is not a multiple of --repeats {config.data.repeats}, as it has to "
+            "be for whole videos"
+        )
     if config.optim.warmup_epochs > config.optim.epochs:
         raise ConfigError(
             f"--warmup-epochs {config.optim.warmup_epochs:g} is longer than --epochs {config.optim.epochs}: "

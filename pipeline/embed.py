@@ -25,6 +25,7 @@ from tubelet.datasets import (
     ViewBatch,
     open_dataset,
     rank_share,
+    start_forkserver,
     view_batches,
 )
 
@@ -58,6 +59,8 @@ class EmbedConfig:
     """Precision of the arithmetic; the vectors are stored in fp32."""
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """Which library decodes."""
+    clip_deadline: Positive = 30.0
+    """Seconds a worker has for a clip; a decoder that takes longer is ended, and its video is left out."""
     timeout: Positive = 1800.0
     """Seconds the processes wait for each other before they give up."""
 
@@ -71,6 +74,8 @@ def embed(config: EmbedConfig) -> Path:
     """
     if config.data is None or config.out is None:
         raise ConfigError("embedding needs --checkpoint RUN, --data DIR (made by `tubelet prepare`) and --out DIR")
+    if config.workers != 0:
+        start_forkserver()
     model, state, checkpoint = load_trained(config.checkpoint)
     names = [config.split] if config.split else open_dataset(config.data, config.cache).card.splits
     splits = [ShardedSplit(config.data, name, config.cache) for name in names]
@@ -132,7 +137,7 @@ def _vectors(
 ) -> Iterator[tuple[ViewBatch, np.ndarray]]:
     """Batches of this rank's videos with their vectors (B, clips, features) float32."""
     inputs = ClipInput(model.clip, world.device, config.precision)
-    settings = ClipSettings(**asdict(state.clip), decoder=config.decoder)
+    settings = ClipSettings(**asdict(state.clip), decoder=config.decoder, deadline=config.clip_deadline)
     workers = world.default_workers() if config.workers is None else config.workers
     share = rank_share(len(split), world.size, world.rank)
     per_batch = max(1, config.batch_size // config.clips)

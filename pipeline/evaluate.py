@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from tubelet.backbones import Model
-from tubelet.datasets import ClipSettings, DataError, ShardedSplit, rank_share, view_batches
+from tubelet.datasets import ClipSettings, DataError, ShardedSplit, rank_share, start_forkserver, view_batches
 
 from .checkpoint import load_trained
 from .config import Count, Natural, Positive, Precision
@@ -45,6 +45,8 @@ class EvaluateConfig:
     """Precision of the arithmetic."""
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """Which library decodes."""
+    clip_deadline: Positive = 30.0
+    """Seconds a worker has for a clip; a decoder that takes longer is ended, and its video is not counted."""
     out: Path | None = None
     """JSON file for the results (default: evaluation-<split>-<views>.json in the checkpoint's folder)."""
     timeout: Positive = 1800.0
@@ -91,6 +93,8 @@ def parse_views(text: str) -> tuple[int, int]:
 def evaluate(config: EvaluateConfig) -> Metrics:
     """Evaluates as `config` says, prints the scores on rank 0 and writes them beside the checkpoint."""
     asked = parse_views(config.views) if config.views else None
+    if config.workers != 0:
+        start_forkserver()
     model, state, checkpoint = load_trained(config.checkpoint)
     if config.data is None:
         raise DataError("nothing to evaluate on. --data takes a folder that `tubelet prepare` made, or tars")
@@ -98,7 +102,7 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     check_classes(split, state.classes, checkpoint)
     world = join(config.timeout)
     views = asked or model.clip.views
-    settings = ClipSettings(**asdict(state.clip), decoder=config.decoder)
+    settings = ClipSettings(**asdict(state.clip), decoder=config.decoder, deadline=config.clip_deadline)
     workers = world.default_workers() if config.workers is None else config.workers
     metrics = score(model.to(world.device), split, settings, views, world, config.batch_size, workers, config.precision)
     if world.is_main:

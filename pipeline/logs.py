@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +57,6 @@ class RunLog:
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-
-class Faults:
-    """Bad videos met on the way: counted by cause, each named once."""
-
-    def __init__(self) -> None:
-        self.by_cause: Counter[str] = Counter()
-        self._named: set[str] = set()
-
-    def add(self, faults: Iterable[tuple[str, str]]) -> None:
-        for key, cause in faults:
-            self.by_cause[cause] += 1
-            if key not in self._named:
-                self._named.add(key)
-                print(f"bad video {key}: {cause}", file=sys.stderr, flush=True)
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from torch import nn
 
 from tubelet.backbones import Model, UnknownModel, create_model, load_weights, meant_by
 from tubelet.datasets import (
+    Balance,
     ClipSettings,
     ShardedSplit,
     TrainBatch,
+    TrainBatches,
     TrainOrder,
+    start_forkserver,
     train_batches,
 )
 
@@ -29,9 +32,10 @@ from .engine import set_learning_rate, start_engine, step
 from .environment import describe
 from .errors import ConfigError, RunError
 from .evaluate import score
+from .faults import QUARANTINE_FILE, Faults, read_quarantine
 from .files import write_json, write_text
 from .inputs import TrainInput
-from .logs import Faults, RunLog
+from .logs import RunLog
 from .mirroring import Mirroring
 from .pictures import draw_clips, draw_curves
 from .schedule import learning_rate
@@ -43,11 +47,15 @@ def train(config: TrainConfig) -> Path:
         config.yaml, environment.json     what ran, on what
         log.jsonl, tensorboard/           loss, accuracy, learning rate, gradient norm, clips/s, data wait, step time
         clips.png, curves.png             clips as the model sees them, the curves of the run
+        quarantine.jsonl                  the bad videos that were met, if any, and why
         checkpoints/                      see pipeline/checkpoint.py
 
     Raises ConfigError, RunError, and whatever data, models and weights raise for what cannot be used.
     """
     config = checked(config)
+    if config.data.workers != 0:
+        start_forkserver()
+    quarantined = {} if config.data.quarantine is None else read_quarantine(config.data.quarantine)
     run: Path = config.run.out  # type: ignore[assignment]  # checked
     split = ShardedSplit(config.data.data, "train", config.data.cache)  # type: ignore[arg-type]  # checked
     split.require_one_label()
@@ -62,10 +70,11 @@ def train(config: TrainConfig) -> Path:
         model.clip = record.clip_for(model.clip)
     config = with_model_defaults(config, **clip_of(config, model))
     world = join(config.system.timeout, always=True)
-    order = TrainOrder.fitting(len(split), config.run.seed, config.data.batch_size, world.size, config.optim.accumulate)
+    order = order_of(config, split, world)
+    clips_at_a_time = order.batch * config.data.repeats
 
     checkpoints = _open_run(run, config, world)
-    engine = start_engine(model.to(world.device), config.optim, config.system, order.batch, world)
+    engine = start_engine(model.to(world.device), config.optim, config.system, clips_at_a_time, world)
     state = State(
         step=0,
         epoch=0,
@@ -87,10 +96,15 @@ def train(config: TrainConfig) -> Path:
 
     settings = clip_settings(config)
     workers = world.default_workers() if config.data.workers is None else config.data.workers
-    batches = train_batches(split, settings, order, state.position, world.rank, workers)
+    batches = train_batches(split, settings, order, state.position, world.rank, workers, config.data.bad_samples)
+    faults = Faults(run, config.data.max_faults, world.is_main)
+    batches.bar({key: faults.barred_from(epoch) for key, epoch in faults.known.items()})
+    not_tried = batches.bar(dict.fromkeys(quarantined, 0))
+    if log is not None and quarantined:
+        log.say(f"{config.data.quarantine}: {not_tried} of its {len(quarantined)} videos are here, and not tried")
     inputs = TrainInput(model.clip, world.device, config.system.precision, config.augment, mirroring)
     criterion = nn.CrossEntropyLoss(label_smoothing=config.optim.label_smoothing)
-    meter = Meter(world)
+    meter = Meter(world, faults, order.batch)
     while state.epoch < config.optim.epochs:
         progress = state.epoch + state.consumed / len(split)
         rate = learning_rate(
@@ -127,7 +141,8 @@ def train(config: TrainConfig) -> Path:
         if log is not None:
             log.advance()
         if state.step % config.run.log_every == 0 or epoch_ends or saves:
-            line = meter.read(engine, rate, norm)
+            line, bad = meter.read(engine, rate, norm, epoch)
+            batches.bar(bad)
             if log is not None:
                 log.write(state.step, "train", epoch=progress, **line)
             if not math.isfinite(line["loss"]):
@@ -138,7 +153,7 @@ def train(config: TrainConfig) -> Path:
         if epoch_ends and val_split is not None and _due(state.epoch, config.run.eval_every, config.optim.epochs):
             world.share_statistics(engine.module)
             metrics = score(
-                engine.module, val_split, settings, (1, 1), world, 2 * order.batch, workers, config.system.precision
+                engine.module, val_split, settings, (1, 1), world, 2 * clips_at_a_time, workers, config.system.precision
             )
             state = replace(state, metrics=asdict(metrics))
             meter.restart()
@@ -150,8 +165,12 @@ def train(config: TrainConfig) -> Path:
             checkpoints.save(engine, state)
             meter.restart()
 
-    del batches  # ends its worker processes, which read ahead
+    batches.close()
     if log is not None:
+        if faults.known:
+            log.say(f"{len(faults.known)} videos could not be read; {faults.file} names each and the cause")
+        for reason, count in meter.slow.items():
+            log.say(f"{count} clips of this process were decoded in a slower way: {reason}")
         log.close()
         draw_curves(run, run / "curves.png")
         print(f"the run is in {run}: clips.png, curves.png, log.jsonl, checkpoints/", flush=True)
@@ -194,6 +213,14 @@ def clip_of(config: TrainConfig, model: Model) -> dict[str, Any]:
     }
 
 
+def order_of(config: TrainConfig, split: ShardedSplit, world: World) -> TrainOrder:
+    """The order of a run's samples, one sample for all crops of a clip."""
+    data = config.data
+    balance = Balance(split.labels, data.balance) if data.balance else None
+    videos = data.batch_size // data.repeats
+    return TrainOrder.fitting(len(split), config.run.seed, videos, world.size, config.optim.accumulate, balance)
+
+
 def clip_settings(config: TrainConfig) -> ClipSettings:
     """What the loader makes of each video, from a configuration whose clip is settled."""
     model, data = config.model, config.data
@@ -202,9 +229,13 @@ def clip_settings(config: TrainConfig) -> ClipSettings:
         model.stride,  # type: ignore[arg-type]
         model.size,  # type: ignore[arg-type]
         data.sampling,  # type: ignore[arg-type]
-        data.crop_scale,
-        data.crop_ratio,
-        data.decoder,
+        crop=data.crop,
+        crop_scale=data.crop_scale,
+        crop_ratio=data.crop_ratio,
+        crop_jitter=data.crop_jitter,
+        repeats=data.repeats,
+        decoder=data.decoder,
+        deadline=data.clip_deadline,
     )
 
 
@@ -221,7 +252,8 @@ def _open_run(run: Path, config: TrainConfig, world: World) -> Checkpoints:
         write_text(run / "config.yaml", as_yaml(config))
         write_json(run / "environment.json", describe())
         if not taken:  # a run that died before its first checkpoint begins again
-            (run / "log.jsonl").unlink(missing_ok=True)
+            for leftover in ("log.jsonl", QUARANTINE_FILE):
+                (run / leftover).unlink(missing_ok=True)
     world.barrier()
     return checkpoints
 
@@ -234,12 +266,14 @@ def _start_log(
         return None
     total = order.steps_per_epoch * config.optim.epochs
     log = RunLog(config.run.out, state.step, total, asdict(config), config.run.wandb)  # type: ignore[arg-type]
-    if order.batch < config.data.batch_size:
-        log.say(f"batches of {order.batch} instead of {config.data.batch_size}: there are only {order.count} videos")
+    repeats = config.data.repeats
+    clips_a_step = order.step_samples * repeats
+    if (batch := order.batch * repeats) < config.data.batch_size:
+        log.say(f"batches of {batch} instead of {config.data.batch_size}: there are only {order.count} videos")
     left_out = order.count - order.steps_per_epoch * order.step_samples
     log.say(
         f"{config.model.model}: {order.count} training videos, {len(val_split) if val_split else 0} for validation, "
-        f"{world.size} x {world.device.type}, {order.steps_per_epoch} steps of {order.step_samples} clips an epoch"
+        f"{world.size} x {world.device.type}, {order.steps_per_epoch} steps of {clips_a_step} clips an epoch"
         + (f", {left_out} videos sit each epoch out" if left_out else "")
         + (f"; going on at step {state.step}" if state.step else "")
     )
@@ -249,29 +283,32 @@ def _start_log(
 class Meter:
     """Means since the last reading. Nothing in `add` waits for the device; `read` does."""
 
-    def __init__(self, world: World):
+    def __init__(self, world: World, faults: Faults, videos: int):
         self.world = world
-        self.faults = Faults()
-        self.sums = torch.zeros(3, dtype=torch.float64, device=world.device)  # loss * clips, hits, clips
+        self.faults = faults
+        self.videos = videos  # of a batch
+        self.new_faults: list[tuple[str, str]] = []
+        self.slow: Counter[str] = Counter()  # clips of this process that were decoded in a slower way, by reason
+        self.sums = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss * clips, hits
+        self.clips = 0
         self.batches = 0
         self.waited = 0.0
         self.paused = 0.0
         self.started = time.perf_counter()
 
-    def waiting_for(self, batches: Iterator[TrainBatch]) -> TrainBatch:
-        """The next batch; the time it is waited for counts as data wait. Raises RunError when none comes."""
+    def waiting_for(self, batches: TrainBatches) -> TrainBatch:
+        """The next batch; the time it is waited for counts as data wait."""
         began = time.perf_counter()
-        try:
-            batch = next(batches)
-        except RuntimeError as error:
-            raise RunError(f"the video loader stopped: {error}") from error
+        batch = next(batches)
         self.waited += time.perf_counter() - began
         return batch
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, batch: TrainBatch) -> None:
         hits = (logits.argmax(-1) == labels).sum()
-        self.sums += torch.stack([loss * len(labels), hits, torch.full_like(hits, len(labels))])
-        self.faults.add(batch.faults)
+        self.sums += torch.stack([loss * len(labels), hits])
+        self.clips += len(labels)
+        self.new_faults += batch.faults
+        self.slow.update(batch.slow)
         self.batches += 1
 
     def restart(self) -> None:
@@ -279,12 +316,20 @@ class Meter:
         self.started = time.perf_counter()
         self.waited = 0.0
 
-    def read(self, engine: Any, rate: float, norm: torch.Tensor | float | None) -> dict[str, Any]:
-        """The line of the log, over all ranks, and a new start. Every rank calls it."""
-        sums = self.sums.clone()
+    def read(
+        self, engine: Any, rate: float, norm: torch.Tensor | float | None, epoch: int
+    ) -> tuple[dict[str, Any], dict[str, int]]:
+        """The line of the log, over all ranks, and a new start, with the bad videos that are new and the epoch from
+        which on they are barred. Every rank calls it, at the latest at the end of each epoch. Raises RunError where too
+        many videos are bad."""
+        counts = torch.tensor([self.clips, len(self.new_faults)], device=self.sums.device)
+        sums = torch.cat([self.sums, counts])
         if self.world.size > 1:
             torch.distributed.all_reduce(sums)
-        loss, hits, clips = sums.tolist()
+        loss, hits, clips, faults = sums.tolist()
+        everywhere = self.world.gather(self.new_faults) if faults else []
+        new = [fault for some in everywhere for fault in some]
+        bad = self.faults.take(new, epoch, self.batches * self.videos * self.world.size)
         elapsed = time.perf_counter() - self.started
         line = {
             "loss": loss / clips,
@@ -296,8 +341,10 @@ class Meter:
             "data_wait": self.waited / elapsed,
             "skipped_steps": engine.skipped_steps,
             "faults": dict(self.faults.by_cause),
+            "slow_decodes": dict(self.slow),
         }
         self.sums.zero_()
-        self.batches = 0
+        self.clips = self.batches = 0
+        self.new_faults = []
         self.restart()
-        return line
+        return line, bad

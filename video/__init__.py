@@ -16,7 +16,7 @@ from .reencode import reencode
 from .sampling import clip_views, frames_between, random_clip, segment_clip, segment_views
 from .source import Span
 from .table import Scan
-from .transforms import Box, crop_resize, normalize, random_crop_box, spatial_views
+from .transforms import Box, crop_resize, jitter_crop_box, normalize, random_crop_box, spatial_boxes
 
 __all__ = [
     "BACKENDS",
@@ -37,6 +37,7 @@ __all__ = [
     "crop_resize",
     "encode_video",
     "frames_between",
+    "jitter_crop_box",
     "measure_quality",
     "normalize",
     "open_video",
@@ -47,5 +48,5 @@ __all__ = [
     "scan_video",
     "segment_clip",
     "segment_views",
-    "spatial_views",
+    "spatial_boxes",
 ]

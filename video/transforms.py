@@ -39,6 +39,20 @@ def random_crop_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
+def jitter_crop_box(height: int, width: int, jitter: tuple[float, float], rng: np.random.Generator) -> Box:
+    """(top, left, height, width) of a square anywhere in the frame, to which the short side is `jitter` times its own,
+    drawn uniformly between two numbers: scaled, a crop out of a frame of random size, as Non-local networks (Wang et
+    al. 2018) and SlowFast train. Their crop of 224 pixels, short side 256 to 320, is (256 / 224, 320 / 224).
+
+    Errors: ValueError for a range that is not one, or begins below 1.
+    """
+    if not 1 <= jitter[0] <= jitter[1]:
+        raise ValueError(f"jitter {jitter} must be (least, greatest), 1 or more")
+    side = max(1, round(min(height, width) / rng.uniform(*jitter)))
+    top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
+    return int(top), int(left), side, side
+
+
 def check_box(box: Box, frame_height: int, frame_width: int) -> None:
     """Errors: ValueError for a box that is empty or not inside the frame."""
     top, left, height, width = box
@@ -61,19 +75,17 @@ def crop_resize(clip: torch.Tensor, box: Box, size: int) -> torch.Tensor:
     return resized.permute(0, 2, 3, 1).contiguous()
 
 
-def spatial_views(clip: torch.Tensor, size: int, views: int) -> torch.Tensor:
-    """Square test crops of uint8 (T, H, W, 3), as (views, T, size, size, 3), the short side scaled to `size`.
+def spatial_boxes(height: int, width: int, views: int) -> list[Box]:
+    """The squares (top, left, height, width) of test views, with the frame's short side for their own.
 
-    1 view is the centre; 3 are left, centre and right, or top, centre and bottom of an upright video. The square is
-    cut in source pixels and only it is scaled. Errors: ValueError for another number of views.
+    1 view is the centre; 3 are left, centre and right, or top, centre and bottom of an upright video. Errors:
+    ValueError for another number of views.
     """
     if views not in (1, 3):
         raise ValueError(f"spatial views must be 1 (the centre) or 3 (both ends and the centre), not {views}")
-    height, width = clip.shape[1:3]
     short, room = min(height, width), abs(height - width)
     places = (room // 2,) if views == 1 else (0, room // 2, room)
-    boxes = [(place, 0, short, short) if height > width else (0, place, short, short) for place in places]
-    return torch.stack([crop_resize(clip, box, size) for box in boxes])
+    return [(place, 0, short, short) if height > width else (0, place, short, short) for place in places]
 
 
 def normalize(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -8,10 +10,13 @@ import pytest
 import torch
 
 from tubelet.datasets import (
+    QUARANTINED,
+    Balance,
     ClipSettings,
     DataError,
     Position,
     ShardedSplit,
+    TrainBatch,
     TrainOrder,
     train_batches,
     view_batches,
@@ -65,15 +70,20 @@ def test_epochs_see_other_clips_of_the_same_videos(split: ShardedSplit) -> None:
     assert not torch.equal(first.clips, second.clips)
 
 
+def overwrite(split: ShardedSplit, videos: list[int]) -> None:
+    """Makes some videos of a dataset nothing but zeros."""
+    for span in map(split.span, videos):
+        with span.path.open("r+b") as handle:
+            handle.seek(span.offset)
+            handle.write(bytes(span.size))
+
+
 @pytest.fixture
 def broken(dataset: Path, tmp_path: Path) -> ShardedSplit:
     """The split with the first video of its first shard overwritten by zeros."""
     shutil.copytree(dataset, tmp_path / "broken")
     split = ShardedSplit(tmp_path / "broken", "train")
-    span = split.span(0)
-    with span.path.open("r+b") as handle:
-        handle.seek(span.offset)
-        handle.write(bytes(span.size))
+    overwrite(split, [0])
     return split
 
 
@@ -92,8 +102,114 @@ def test_a_dataset_of_bad_videos_only_ends_with_a_word(dataset: Path, tmp_path: 
     split = ShardedSplit(tmp_path / "zeros", "train")
     for shard in (tmp_path / "zeros").glob("*.tar"):
         shard.write_bytes(bytes(shard.stat().st_size))
-    with pytest.raises(DataError, match="10 videos in a row cannot be read"):
-        batches(split, Position(0, 0), 1, 0)
+    for policy in ("replace", "skip"):
+        stream = train_batches(split, SETTINGS, TrainOrder(len(split), 0, 4, 1, 1), Position(0, 0), 0, 0, policy)
+        with pytest.raises(DataError, match="10 videos in a row cannot be read"):
+            next(stream)
+
+
+@pytest.fixture
+def damaged(dataset: Path, tmp_path: Path) -> Callable[[list[int]], ShardedSplit]:
+    """Makes the split with some of its videos, by number, overwritten by zeros."""
+
+    def make(videos: list[int]) -> ShardedSplit:
+        shutil.copytree(dataset, tmp_path / "damaged")
+        split = ShardedSplit(tmp_path / "damaged", "train")
+        overwrite(split, videos)
+        return split
+
+    return make
+
+
+def test_what_stops_and_what_is_left_out(damaged: Callable, split: ShardedSplit) -> None:
+    order = TrainOrder(len(split), 0, 4, 1, 1)
+    first = [draw.index for draw in next(order.draws(Position(0, 0), 0))]
+    broken = damaged(first[1:])  # all of the first batch but its first
+    whole = next(train_batches(split, SETTINGS, order, Position(0, 0), 0, 0))
+    for workers in (0, 2):
+        stream = train_batches(broken, SETTINGS, order, Position(0, 0), 0, workers, "skip")
+        batch = next(stream)
+        assert torch.equal(batch.clips, whole.clips[:1])
+        assert batch.labels.tolist() == whole.labels[:1].tolist()
+        assert [key for key, _ in batch.faults] == [split.key(index) for index in first[1:]]
+        assert len(next(stream).clips) == 4
+        stream.close()
+    with pytest.raises(DataError, match=f"{split.key(first[1])}: .* --bad-samples"):
+        next(train_batches(broken, SETTINGS, order, Position(0, 0), 0, 0, "stop"))
+
+
+def test_no_batch_is_left_empty(damaged: Callable, split: ShardedSplit) -> None:
+    order = TrainOrder(len(split), 0, 2, 1, 1)
+    first = [draw.index for draw in next(order.draws(Position(0, 0), 0))]
+    broken = damaged(first)
+    skipping = next(train_batches(broken, SETTINGS, order, Position(0, 0), 0, 0, "skip"))
+    replacing = next(train_batches(broken, SETTINGS, order, Position(0, 0), 0, 0, "replace"))
+    assert len(skipping.clips) == 1
+    assert torch.equal(skipping.clips, replacing.clips[:1])
+
+
+@pytest.mark.parametrize("policy", ["replace", "skip"])
+def test_a_quarantined_video_counts_as_one_that_failed(damaged: Callable, split: ShardedSplit, policy: str) -> None:
+    """The same batches as of a run that tries it anew, in the epochs for which it is barred."""
+    order = TrainOrder(len(split), 0, 5, 1, 1)
+    videos = [0, 3, 9]
+    broken = damaged(videos)
+    trying = train_batches(broken, SETTINGS, order, Position(0, 0), 0, 0, policy)
+    expected = list(islice(trying, 3 * order.steps_per_epoch))
+    for workers in (0, 2):
+        barred = train_batches(split, SETTINGS, order, Position(1, 0), 0, workers, policy)  # here they can be read
+        assert barred.bar({split.key(video): 1 for video in videos} | {"of another dataset": 0}) == len(videos)
+        for ours, theirs in zip(islice(barred, 2 * order.steps_per_epoch), expected[3:], strict=True):
+            assert torch.equal(ours.clips, theirs.clips)
+            assert torch.equal(ours.labels, theirs.labels)
+            assert [key for key, _ in ours.faults] == [key for key, _ in theirs.faults]
+            assert {cause for _, cause in ours.faults} <= {QUARANTINED}
+        barred.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_learnt_of_an_epoch_holds_from_the_second_after_it(split: ShardedSplit, workers: int) -> None:
+    """However far the workers read ahead: epochs here are of one batch each."""
+    order = TrainOrder(len(split), 0, len(split), 1, 1)
+    stream = train_batches(split, replace(SETTINGS, size=8), order, Position(0, 0), 0, workers)
+    faults = []
+    for epoch in range(6):
+        faults.append({key for key, _ in next(stream).faults})
+        stream.bar({split.key(epoch): epoch + 2})
+    for epoch, met in enumerate(faults):
+        assert {split.key(video) for video in range(epoch - 1)} <= met
+        assert not met & {split.key(video) for video in range(max(0, epoch - 1), len(split))}
+    stream.close()
+
+
+def test_several_crops_of_one_decode_lie_side_by_side(split: ShardedSplit) -> None:
+    order = TrainOrder(len(split), 0, 2, 1, 1)
+    settings = replace(SETTINGS, repeats=3)
+    for workers in (0, 1):
+        stream = train_batches(split, settings, order, Position(0, 0), 0, workers)
+        batch: TrainBatch = next(stream)
+        stream.close()
+        single = next(train_batches(split, SETTINGS, order, Position(0, 0), 0, 0))
+        assert batch.clips.shape == (6, 4, 32, 32, 3)
+        assert batch.mirrored.shape == (6,)
+        assert batch.labels.tolist() == single.labels.repeat_interleave(3).tolist()
+        assert torch.equal(batch.clips[::3], single.clips)  # the first crop is the one there would be
+        assert not torch.equal(batch.clips[0], batch.clips[1])
+
+
+def test_crops_at_a_random_scale(split: ShardedSplit) -> None:
+    order = TrainOrder(len(split), 0, 4, 1, 1)
+    jitter = replace(SETTINGS, crop="jitter")
+    batch = next(train_batches(split, jitter, order, Position(0, 0), 0, 0))
+    assert batch.clips.shape == (4, 4, 32, 32, 3)
+    assert not torch.equal(batch.clips, next(train_batches(split, SETTINGS, order, Position(0, 0), 0, 0)).clips)
+
+
+def test_balanced_batches_have_the_labels_of_their_videos(split: ShardedSplit) -> None:
+    order = TrainOrder(len(split), 0, 4, 1, 1, Balance(split.labels, 1.0))
+    draws = next(order.draws(Position(0, 0), 0))
+    batch = next(train_batches(split, SETTINGS, order, Position(0, 0), 0, 0))
+    assert batch.labels.tolist() == split.labels[[draw.index for draw in draws]].tolist()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

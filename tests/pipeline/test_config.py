@@ -98,6 +98,9 @@ def test_what_a_run_needs_is_said_at_once() -> None:
             {"augment": AugmentConfig(mixup=0.8), "data": DataConfig(data="d", batch_size=1)},
             "--batch-size must be 2 or more",
         ),
+        ({"data": DataConfig(data="d", crop_jitter=(0.9, 1.5))}, "--crop-jitter"),
+        ({"data": DataConfig(data="d", repeats=3)}, "--batch-size 8 is not a multiple of --repeats 3"),
+        ({"data": DataConfig(data="d", balance=1.5)}, "data.balance: input should be less than or equal to 1, got 1.5"),
     ],
 )
 def test_ranges_are_checked_wherever_a_value_came_from(change: dict, message: str) -> None:

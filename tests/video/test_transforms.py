@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from tubelet.video import crop_resize, normalize, random_crop_box, spatial_views
+from tubelet.video import crop_resize, jitter_crop_box, normalize, random_crop_box, spatial_boxes
 
 MEAN, STD = (0.45, 0.4, 0.5), (0.225, 0.25, 0.2)
 
@@ -38,6 +38,25 @@ def test_random_boxes_follow_scale_and_ratio():
         random_crop_box(9, 9, (1.0, 0.5), (1.0, 1.0), rng)
 
 
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 10**6))
+def test_squares_at_a_random_scale_lie_inside(height, width, seed):
+    top, left, side, other = jitter_crop_box(height, width, (8 / 7, 10 / 7), np.random.default_rng(seed))
+    assert side == other >= 1
+    assert 0 <= top <= top + side <= height
+    assert 0 <= left <= left + side <= width
+
+
+def test_squares_follow_the_jitter():
+    """256 to 320 pixels of short side for a crop of 224, wherever it fits."""
+    rng = np.random.default_rng(0)
+    boxes = np.array([jitter_crop_box(256, 340, (256 / 224, 320 / 224), rng) for _ in range(500)])
+    assert (boxes[:, 2].min(), boxes[:, 2].max()) == (179, 224)
+    assert boxes[:, 0].min() == boxes[:, 1].min() == 0
+    assert (boxes[:, 1] + boxes[:, 3]).max() == 340
+    with pytest.raises(ValueError, match="1 or more"):
+        jitter_crop_box(9, 9, (0.9, 1.5), rng)
+
+
 def test_crop_resize_is_the_float_result_rounded():
     clip = noise(3, 60, 80, 3)
     out = crop_resize(clip, (5, 7, 40, 50), 32)
@@ -50,15 +69,15 @@ def test_crop_resize_is_the_float_result_rounded():
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 96), (96, 48), (48, 48)])
-def test_spatial_views(height, width):
+def test_the_squares_of_test_views(height, width):
     clip = noise(2, height, width, 3)
-    three, one = spatial_views(clip, 48, 3), spatial_views(clip, 48, 1)
-    assert three.shape == (3, 2, 48, 48, 3)
-    assert torch.equal(one[0], three[1])
-    assert torch.equal(three[0], clip[:, :48, :48])
-    assert torch.equal(three[2], clip[:, -48:, -48:])
+    boxes = spatial_boxes(height, width, 3)
+    assert spatial_boxes(height, width, 1) == boxes[1:2]
+    first, _, last = (crop_resize(clip, box, 48) for box in boxes)
+    assert torch.equal(first, clip[:, :48, :48])
+    assert torch.equal(last, clip[:, -48:, -48:])
     with pytest.raises(ValueError, match="not 2"):
-        spatial_views(clip, 48, 2)
+        spatial_boxes(height, width, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
