@@ -18,9 +18,10 @@ SOURCES = ["h264.mp4", "h264.mkv", "vp9.webm", "mpeg4.avi", "one.mp4", "vfr.mkv"
 SOURCES += ["bframes.avi", "opengop.ts", "opengop.mkv", "hidden.webm"]
 
 
-def stream_of(path: Path) -> tuple[av.VideoStream, av.VideoFrame]:
+def first_frame(path: Path) -> tuple[av.VideoFrame, Fraction | None]:
+    """It, and the shape of its pixels. PyAV crashes where a stream is asked after its container was closed."""
     with av.open(str(path)) as container:
-        return container.streams.video[0], next(container.decode(video=0))
+        return next(container.decode(video=0)), container.streams.video[0].sample_aspect_ratio
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -130,8 +131,8 @@ def test_colours_and_shape_of_pixels_stay(tmp_path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     reencode(tmp_path / "old.mp4", tmp_path / "new.mp4", short_side=32)
-    (old, before), (new, after) = stream_of(tmp_path / "old.mp4"), stream_of(tmp_path / "new.mp4")
-    assert old.sample_aspect_ratio == new.sample_aspect_ratio == Fraction(4, 3)
+    (before, old_shape), (after, new_shape) = first_frame(tmp_path / "old.mp4"), first_frame(tmp_path / "new.mp4")
+    assert old_shape == new_shape == Fraction(4, 3)
     assert (after.color_range, after.colorspace) == (before.color_range, before.colorspace) == (2, 1)
     luma = np.asarray(after.planes[0]).reshape(32, -1)[:, :48]
     assert luma[:, :12].max() <= 3
@@ -146,7 +147,7 @@ def test_ten_bits_become_eight(tmp_path, numbered, read_numbers):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     reencode(tmp_path / "old.mkv", tmp_path / "new.mp4")
-    assert stream_of(tmp_path / "new.mp4")[1].format.name == "yuv420p"
+    assert first_frame(tmp_path / "new.mp4")[0].format.name == "yuv420p"
     with open_video(tmp_path / "new.mp4") as new:
         assert read_numbers(new.frames(range(6))) == list(range(6))
 
