@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from .card import Shard, Split
 from .checking import Checked
 from .disk import sync
 from .errors import DataError
-from .index import index_path, write_index
+from .index import index_path, read_index, write_index
 from .manifest import SPLITS
 from .parallel import Crew, Task, do_all
 
@@ -111,7 +110,8 @@ def _write(numbers: dict[str, int], folder: Path, mark: str, shard: Planned) -> 
     for member in shard.videos:
         if member.file != member.video.path:
             member.file.unlink(missing_ok=True)
-    return asdict(Shard(shard.path.name, len(shard.videos), shard.path.stat().st_size, _sha256(shard.path)))
+    index = read_index(shard.path)
+    return asdict(Shard(shard.path.name, len(shard.videos), index.bytes, index.sha256))
 
 
 def _write_tar(path: Path, members: Sequence[Checked], numbers: dict[str, int]) -> None:
@@ -136,11 +136,3 @@ def _write_tar(path: Path, members: Sequence[Checked], numbers: dict[str, int]) 
             suffix = member.file.suffix.lstrip(".").lower() or "video"
             payload = json.dumps({**about, **asdict(member.info)}).encode()
             tar.write({"__key__": video.key, suffix: data, "json": payload})
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

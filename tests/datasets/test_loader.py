@@ -191,7 +191,6 @@ def test_several_crops_of_one_decode_lie_side_by_side(split: ShardedSplit) -> No
         stream.close()
         single = next(train_batches(split, SETTINGS, order, Position(0, 0), 0, 0))
         assert batch.clips.shape == (6, 4, 32, 32, 3)
-        assert batch.mirrored.shape == (6,)
         assert batch.labels.tolist() == single.labels.repeat_interleave(3).tolist()
         assert torch.equal(batch.clips[::3], single.clips)  # the first crop is the one there would be
         assert not torch.equal(batch.clips[0], batch.clips[1])

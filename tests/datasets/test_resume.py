@@ -17,7 +17,6 @@ import pytest
 
 from tubelet.datasets import DataError, PrepareConfig, ShardedSplit, prepare, read_card
 from tubelet.datasets.journal import Journal
-from tubelet.video import open_video
 
 FORK = multiprocessing.get_context("fork")
 
@@ -71,7 +70,7 @@ def test_parts_are_cut_and_small(some: Path, undisturbed: Path) -> None:
     for name in read_card(undisturbed).splits:
         split = ShardedSplit(undisturbed, name)
         for index in range(len(split)):
-            with open_video(split.read(index)) as video:
+            with split.open(index) as video:
                 assert split.frame_range(index) == (0, video.info.frames)
                 assert min(video.info.height, video.info.width) == 48
                 frames += video.info.frames
@@ -97,7 +96,7 @@ def test_killed_at_any_moment(some: Path, undisturbed: Path, tmp_path: Path) -> 
         done = lines_of(config.out)
         for shard in config.out.glob("*.tar"):
             assert shard.read_bytes() == (undisturbed / shard.name).read_bytes()
-            assert shard.with_suffix(".index.parquet").is_file()
+            assert shard.with_suffix(".index.arrow").is_file()
     prepare(config)
     assert contents(config.out) == contents(undisturbed)
 
@@ -148,7 +147,7 @@ def test_a_disk_that_is_full(some: Path, tmp_path: Path) -> None:
         room = "remount,size=20m"
         subprocess.run(["mount", "-o", room, str(disk)], check=True)
         whole = sorted(disk.glob("out/*.tar"))
-        assert all(path.with_suffix(".index.parquet").is_file() for path in whole)
+        assert all(path.with_suffix(".index.arrow").is_file() for path in whole)
         prepare(config)
         prepare(replace(config, out=tmp_path / "other"))
         ours, theirs = (
