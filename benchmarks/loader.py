@@ -4,8 +4,8 @@
     python benchmarks/loader.py memory --data shards --clips 10000
     python benchmarks/loader.py order --videos 10000000
 
-`overhead`: seconds of CPU of all processes (main, watcher, two workers) for batches of 16 x 224 clips, over those for
-the same clips made one after the other in one process; median and quartiles of alternating rounds. `memory`: resident
+`overhead`: seconds of CPU of all processes (main, watcher, workers) for batches of 16 x 224 clips, over those for the
+same clips made one after the other in one process; median and quartiles of alternating rounds. `memory`: resident
 size of a worker as it makes clips, a fifth of them of damaged videos. `order`: seconds and memory to plan an epoch, and
 to stand at any place of it.
 """
@@ -51,11 +51,11 @@ def when_idle() -> float:
         last = now
 
 
-def overhead(data: Path, batches: int, rounds: int) -> None:
+def overhead(data: Path, workers: int, batches: int, rounds: int) -> None:
     torch.set_num_threads(1)
     split = ShardedSplit(data, "train")
     order = TrainOrder.fitting(len(split), 0, 8, 1, 1)
-    loader = train_batches(split, SETTINGS, order, Position(0, 0), 0, workers=2)
+    loader = train_batches(split, SETTINGS, order, Position(0, 0), 0, workers)
     next(loader)
     before = when_idle()
     position = Position(0, 0)
@@ -128,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("overhead", "memory", "order"))
     parser.add_argument("--data", type=Path, help="folder that `tubelet prepare` made")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batches", type=int, default=20, help="of 8 clips, a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clips", type=int, default=10_000)
@@ -138,7 +139,7 @@ def main() -> None:
     elif args.data is None:
         parser.error(f"{args.part} needs --data")
     elif args.part == "overhead":
-        overhead(args.data, args.batches, args.rounds)
+        overhead(args.data, args.workers, args.batches, args.rounds)
     else:
         memory(args.data, args.clips)
 

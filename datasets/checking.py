@@ -4,22 +4,20 @@ of its file it is."""
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import TimeoutError as DeadlineError
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pebble import ProcessExpired, ProcessPool
-from tqdm import tqdm
+from pebble import ProcessExpired
 
 from tubelet.video import VideoError, VideoInfo, frames_between, open_video, probe
 
 from .manifest import Video
+from .parallel import Crew, Task, do_all
 
 # A file is the clip itself, and not a longer video around it, when it is no longer than that and what a cut at the
 # frames of a slow video may add.
@@ -28,10 +26,12 @@ _TRIMMING_SLACK_S = 1.0
 
 @dataclass(frozen=True)
 class Checked:
-    """A video that will be in a shard: what the manifest says of it, what its file says, and the frames
-    start_frame <= i < end_frame of the file that it is."""
+    """A video that will be in a shard: what the manifest says of it, the file whose `bytes` are stored, what that says
+    of itself, and the frames start_frame <= i < end_frame of it that the video is."""
 
     video: Video
+    file: Path
+    bytes: int
     info: VideoInfo
     start_frame: int
     end_frame: int
@@ -45,28 +45,34 @@ class Bad:
     cause: str
 
 
-def check_all(videos: Sequence[Video], decode: bool, deadline: float, workers: int) -> tuple[list[Checked], list[Bad]]:
-    """The good videos and the bad ones. Each file is read once, however many videos are parts of it."""
-    clips_by_file: dict[Any, list[Video]] = {}
+def check_all(
+    videos: Sequence[Video], sizes: dict[Path, int], decode: bool, deadline: float, crew: Crew
+) -> tuple[list[Checked], list[Bad]]:
+    """The good videos and the bad ones, in order. Each file is read once, however many videos are parts of it.
+
+    sizes: bytes of each file.
+    """
+    clips_by_file: dict[Path, list[Video]] = {}
     for video in videos:
         clips_by_file.setdefault(video.path, []).append(video)
-    files = list(clips_by_file.values())
-    good: list[Checked] = []
-    bad: list[Bad] = []
-    with process_pool(workers) as pool:
-        results = outcomes(pool, partial(_check_file, decode), files, deadline)
-        for clips, outcome in tqdm(
-            zip(files, results, strict=True), "checking", len(files), unit=" videos", disable=None
-        ):
-            if isinstance(outcome, Exception):
-                bad += [Bad(video, _cause(outcome, deadline)) for video in clips]
-            else:
-                good += [result for result in outcome if isinstance(result, Checked)]
-                bad += [result for result in outcome if isinstance(result, Bad)]
-    return good, bad
+    task: Task[list[Video]] = Task(
+        "checking",
+        partial(_check_file, decode),
+        failed=lambda clips, error: [cause_of(error, "checked", deadline)] * len(clips),
+        videos=len,
+        deadline=lambda clips: deadline,
+    )
+    found: dict[str, Checked | Bad] = {}
+    for clips, results in do_all(task, list(clips_by_file.values()), crew):
+        for video, result in zip(clips, results, strict=True):
+            found[video.key] = _outcome(video, result, sizes[video.path])
+    outcomes = [found[video.key] for video in videos]
+    return [good for good in outcomes if isinstance(good, Checked)], [bad for bad in outcomes if isinstance(bad, Bad)]
 
 
-def _check_file(decode: bool, clips: Sequence[Video]) -> list[Checked | Bad]:
+def _check_file(decode: bool, clips: Sequence[Video]) -> list[Any]:
+    """Of each video that is in one file, the cause why it is bad, or [info, first frame, frame after the last, whether
+    it is the whole file although the manifest gives it times]."""
     path = clips[0].path
     info = probe(path, decode=decode)
     times = None
@@ -76,39 +82,32 @@ def _check_file(decode: bool, clips: Sequence[Video]) -> list[Checked | Bad]:
     return [_part(video, info, times) for video in clips]
 
 
-def _part(video: Video, info: VideoInfo, times: np.ndarray | None) -> Checked | Bad:
+def _part(video: Video, info: VideoInfo, times: np.ndarray | None) -> Any:
+    whole = [asdict(info), 0, info.frames, True]
     if times is None or (video.start is None and video.end is None):
-        return Checked(video, info, 0, info.frames)
+        return whole
     start, end = video.start or 0.0, math.inf if video.end is None else video.end
     if video.may_be_trimmed and (info.duration <= end - start + _TRIMMING_SLACK_S or start >= info.duration):
-        return Checked(replace(video, start=None, end=None), info, 0, info.frames)
+        return whole
     first, after = frames_between(times, start, end)
     if first == after:
-        return Bad(video, f"no frame lies between start and end: the file is {info.duration:.2f} s long")
-    return Checked(video, info, first, after)
+        return f"no frame lies between start and end: the file is {info.duration:.2f} s long"
+    return [asdict(info), first, after, False]
 
 
-def process_pool(workers: int) -> ProcessPool:
-    # Decoders leak a little on damaged files (see video/): a worker is replaced after 2,000 videos.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    return ProcessPool(max_workers=workers or os.cpu_count() or 1, max_tasks=2000, context=context)
+def _outcome(video: Video, result: Any, size: int) -> Checked | Bad:
+    if isinstance(result, str):
+        return Bad(video, result)
+    info, first, after, whole = result
+    video = replace(video, start=None, end=None) if whole else video
+    return Checked(video, video.path, size, VideoInfo(**info), first, after)
 
 
-def outcomes(pool: ProcessPool, function: Callable, items: Sequence, deadline: float | None) -> Iterator[Any]:
-    """Results in the order of `items`; a deadline, a crash or an exception is yielded in its place, not raised."""
-    results = pool.map(function, items, timeout=deadline, chunksize=1).result()
-    for _ in items:
-        try:
-            yield next(results)
-        except Exception as error:
-            yield error
-
-
-def _cause(error: Exception, deadline: float) -> str:
+def cause_of(error: Exception, doing: str, deadline: float) -> str:
     if isinstance(error, VideoError):
         return error.cause
     if isinstance(error, DeadlineError):
-        return f"not checked within {deadline:g} s: the decoder hangs or the disk is very slow"
+        return f"not {doing} within {deadline:g} s: the decoder hangs or the disk is very slow"
     if isinstance(error, ProcessExpired):
         return f"the decoder crashed (exit code {error.exitcode})"
     return f"{type(error).__name__}: {error}"

@@ -95,7 +95,7 @@ def write_index(shard: Path, scan: Scanner = scan_here) -> Index:
     """Reads a finished tar, ours or another's (see samples.py), and writes its index beside it, in one step.
 
     A video that cannot be scanned is left out with the cause that `scan` gives instead.
-    Raises DataError for what is no whole tar, and where the index cannot be written.
+    Raises DataError for what is no whole tar, OSError where the index cannot be written.
     """
     samples, left_out = read_samples(shard)
     rows = []
@@ -139,9 +139,8 @@ def _write(table: pa.Table, file: Path) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, file)
-    except OSError as error:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise DataError(f"{file}: the index cannot be written ({error.strerror or error})") from error
 
 
 def read_index(shard: Path) -> Index:

@@ -67,14 +67,15 @@ class ClipSettings:
 @dataclass(frozen=True)
 class TrainBatch:
     """clips (B, T, S, S, 3) uint8; labels (B,) int64, or (B, classes) bool of multi-label data; faults: (key, cause)
-    of each bad video that was replaced or left out."""
+    of each bad video that was replaced or left out; slow: why, of each video that was decoded in a slower way."""
 
     clips: torch.Tensor
     labels: torch.Tensor
     faults: list[tuple[str, str]]
+    slow: list[str]
 
     def pin_memory(self) -> TrainBatch:
-        return TrainBatch(self.clips.pin_memory(), self.labels.pin_memory(), self.faults)
+        return replace(self, clips=self.clips.pin_memory(), labels=self.labels.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,8 @@ class _TrainJob(Job):
         assert trial.index is not None
         self.split.span(trial.index)
 
-    def load(self, trial: Trial, out: torch.Tensor) -> None:
-        """Clips (repeats, T, S, S, 3)."""
+    def load(self, trial: Trial, out: torch.Tensor) -> str | None:
+        """Clips (repeats, T, S, S, 3); returns why they were decoded in a slower way, where they were."""
         assert trial.index is not None
         settings = self.settings
         rng = sample_rng(self.seed, trial.item, trial.attempt)
@@ -138,6 +139,7 @@ class _TrainJob(Job):
                 wanted = first + random_clip(after - first, settings.frames, settings.stride, rng)
             boxes = [self._box(reader, rng) for _ in range(settings.repeats)]
             reader.crops(wanted, boxes, settings.size, out=out)
+            return reader.fallback
 
     def _box(self, reader: VideoReader, rng: np.random.Generator) -> tuple[int, int, int, int]:
         height, width, settings = reader.info.height, reader.info.width, self.settings
@@ -243,6 +245,7 @@ class TrainBatches(Iterator[TrainBatch]):
             clips.flatten(0, 1),
             torch.from_numpy(np.repeat(labels, self._repeats, axis=0)),
             [fault for outcome in outcomes for fault in outcome.faults],
+            [outcome.made for outcome in good if outcome.made],
         )
         return batch.pin_memory() if self._pins else batch
 

@@ -1,40 +1,58 @@
-"""From files to a dataset: each video checked under a deadline, split, and written to WebDataset shards with an index.
+"""From files to a dataset: each video checked under a deadline, split, re-encoded if asked for, and written to
+WebDataset shards with an index. By any number of processes on any number of machines, and on from where it was killed.
 
 out/card.json                          classes, counts, splits, checksums; written last
-out/report.json                        the videos left out, each with its cause; how many each split has of how many
-out/<name>-train-000000.tar            key.mp4 (or webm, avi, mkv: the bytes as they were) and key.json;
-                                       a part of a longer file has the whole file, and says which frames it is
+out/report.json                        the videos left out, each with its cause; how many each split has of how many;
+                                       what re-encoding did to size, speed and quality
+out/<name>-train-000000.tar            key.mp4 (or webm, avi, mkv: the bytes as they were, unless re-encoded) and
+                                       key.json; a part of a longer file that is kept as it was has the whole file, and
+                                       says which frames it is
 out/<name>-train-000000.index.arrow    byte offsets, true frame counts, rates, sizes, codecs, which packet is what
+out/.unfinished/                       until it is done: what is to be done (work.py), journals of what has been
+                                       (journal.py), re-encoded videos, and shards being written
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import shutil
+import socket
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
-import webdataset
 from pydantic import Field
-from tqdm import tqdm
 
 from .annotations import read_annotations
-from .card import CARD_FILE, Card, Shard, Split, write_card
-from .checking import Bad, Checked, check_all, outcomes, process_pool
+from .card import VERSION, Card, read_card, write_card
+from .checking import Bad, Checked, check_all
+from .disk import megabytes, room_for
+from .encoding import bytes_to_come, reencode_all
 from .errors import DataError
-from .index import write_index
+from .index import INDEX_VERSION
 from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
+from .parallel import Crew
+from .ranks import Ranks
+from .report import bad_of_all, write_report
+from .work import (
+    RANKS_FOLDER,
+    REPORT_FILE,
+    Work,
+    close_folder,
+    locked,
+    open_folder,
+    refuse_foreign,
+    remove_if_empty,
+    work_folder,
+)
+from .writing import Planned, plan_shards, splits_of, write_shards
 
-REPORT_FILE = "report.json"
-_SHOWN = 20  # bad videos named on the terminal
 _NOTHING_TO_DO = (
     "nothing to prepare. Give a folder of classes and a place for the shards: tubelet prepare --videos FOLDER --out DIR"
 )
@@ -43,7 +61,8 @@ _NOTHING_TO_DO = (
 @dataclass(frozen=True)
 class PrepareConfig:
     out: Path | None = None
-    """Folder for the shards, the card and the report. Must be new or empty, unless --overwrite."""
+    """Folder for the shards, the card and the report: new, empty, or with what an earlier run of the same command has
+    left, which is gone on with. All processes and machines must see it under this path."""
     videos: Path | None = None
     """Folder with one subfolder per class; or train/, val/ and test/ of such; or the videos themselves, without
     labels; or, with --labels, the folder that they lie in or that their paths start from."""
@@ -58,50 +77,155 @@ class PrepareConfig:
     """Where the data brings no split: the share of each class held out for validation, or the name of the one split
     (train, val or test) that all videos go to."""
     check: Literal["decode", "packets"] = "decode"
-    """How each video is checked: decode every frame (finds damage), or count its packets only (much faster)."""
+    """How each video is checked: decode every frame (finds damage), or count its packets only (much faster).
+    Re-encoding decodes every frame in any case."""
+    encode: Literal["keep", "fast"] = "keep"
+    """keep: the videos' bytes as they are. fast: re-encode them as H.264 of which a clip is read several times as fast
+    from about the same bytes; parts of videos are then cut. Says what it did to size, speed and quality."""
+    short_side: Annotated[int, Field(ge=2, multiple_of=2)] = 256
+    """Shorter side of re-encoded videos in pixels; smaller ones are not enlarged."""
     max_bad: str = "1%"
     """Videos that may be bad before the command fails: a number, or a share in percent. The shards are written in
     any case."""
     deadline: Annotated[float, Field(gt=0)] = 120.0
-    """Seconds a file may take to be checked; then it is reported and left out."""
+    """Seconds a file may take to be checked, and each 1,000 frames to be re-encoded; then it is reported and left
+    out."""
     shard_mb: Annotated[float, Field(gt=0)] = 256.0
     """Size at which a shard is closed, in MB."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that check and write (0: one per core)."""
+    """Processes that check, re-encode and write, for each process of a launcher (0: one per core)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides the split and the order of the videos in the shards."""
     overwrite: bool = False
-    """Replace a dataset that is already in --out."""
+    """Replace a dataset, or the unfinished work of another command, that is already in --out."""
+    patience: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds to wait for a sign of life of another process of a launcher before it is taken for dead."""
 
 
-def prepare(config: PrepareConfig) -> Card:
-    """Makes a dataset as `config` says. Returns its card.
+# What decides the bytes that are written; and what does not may change between a run and the one that goes on with it.
+_DECISIVE = ("videos", "labels", "split", "check", "encode", "short_side", "shard_mb", "seed")
+
+
+def prepare(config: PrepareConfig, rank: int = 0, size: int = 1) -> Card:
+    """Makes a dataset as `config` says, as process `rank` of `size`. Returns its card.
+
+    All ranks are started alike and meet in `config.out`. The result is a pure function of the files and the arguments
+    that say what to make: for any number of ranks and workers, killed and started again or not.
 
     Raises DataError when the input or output cannot be used, when more files are missing than `config.max_bad` allows,
-    when no video is good, or, after everything has been written, when more are bad than it allows.
+    when no video is good, when a disk is full or another rank is lost, or, after everything has been written, when more
+    videos are bad than `config.max_bad` allows.
     """
     if config.out is None:
         raise DataError(_NOTHING_TO_DO)
     _check_split_argument(config.split)
+    _allowed_bad(config.max_bad, 0)
+    refuse_foreign(config.out)
+    folder = work_folder(config.out)
+    with Ranks(folder / RANKS_FOLDER, rank, size, config.patience) as ranks, ExitStack() as held:
+        finished, work = False, None
+        if rank == 0:
+            work = listed = _work(config)
+            held.enter_context(locked(config.out))
+            with room_for("The list of videos", config.out, lambda: 300 * len(listed.manifest.videos)):
+                finished = open_folder(config.out, listed, config.overwrite)
+        if not ranks.gather("start", finished)[0]:
+            work = work or Work.read(config.out)
+            assert work is not None
+            _make(work, config, _crew(config, ranks, folder))
+    remove_if_empty(folder)
+    bad, videos = bad_of_all(config.out)
+    if bad > _allowed_bad(config.max_bad, videos):
+        raise DataError(
+            f"{bad} of {videos} videos are bad, more than --max-bad {config.max_bad}. The others are in {config.out}; "
+            f"{config.out / REPORT_FILE} names each bad one. Mend them and prepare again, or allow them with --max-bad"
+        )
+    return read_card(config.out)
+
+
+def _work(config: PrepareConfig) -> Work:
+    """What there is to do. Raises DataError for inputs that cannot be used, before anything is written."""
     manifest = _manifest(config)
     videos = _with_splits(manifest, config)
-    allowed = _allowed_bad(config.max_bad, len(videos))
-    present, missing = _on_disk(videos, allowed, config.max_bad)
-    out = _empty_folder(config.out, config.overwrite)
-
-    good, bad = check_all(present, config.check == "decode", config.deadline, config.workers)
-    bad = missing + bad
-    _report(videos, bad, out)
-    if not good:
-        source = config.videos or config.labels[0]
-        raise DataError(f"{source}: none of {len(videos)} files is a video that can be read")
-    card = _write_dataset(replace(manifest, videos=videos), good, config, out)
-    if len(bad) > allowed:
+    arguments = {name: getattr(config, name) for name in _DECISIVE} | {"name": _name(config)}
+    # As JSON has them, which they are compared to. Shards of two versions must not lie side by side.
+    arguments = json.loads(json.dumps({**arguments, "format": [VERSION, INDEX_VERSION]}, default=str))
+    work = Work.of(arguments, replace(manifest, videos=videos))
+    missing = [video for video in videos if video.path not in work.sizes]
+    if len(missing) > _allowed_bad(config.max_bad, len(videos)):
         raise DataError(
-            f"{len(bad)} of {len(videos)} videos are bad, more than --max-bad {config.max_bad}. The others are in "
-            f"{out}; {out / REPORT_FILE} names each bad one. Mend them and prepare again, or allow them with --max-bad"
+            f"{len(missing)} of {len(videos)} videos are missing, more than --max-bad {config.max_bad}; the first is "
+            f"{missing[0].path}. Give --videos the folder they lie in, or do without them: "
+            f"--max-bad {math.ceil(100 * len(missing) / len(videos)) + 1}%"
         )
-    return card
+    return work
+
+
+def _name(config: PrepareConfig) -> str:
+    assert config.out is not None
+    return config.name or config.out.resolve().name
+
+
+def _crew(config: PrepareConfig, ranks: Ranks, folder: Path) -> Crew:
+    cores = sorted(os.sched_getaffinity(0))
+    place = [socket.gethostname(), cores]  # ranks of one machine that may run on the same cores share them
+    sharing = ranks.gather("cores", place).count(place)
+    return Crew(ranks, config.workers or max(1, len(cores) // sharing), folder)
+
+
+def _make(work: Work, config: PrepareConfig, crew: Crew) -> None:
+    """Does what is left to do, and waits until all ranks have."""
+    out, videos = config.out, work.manifest.videos
+    assert out is not None
+    bad = [Bad(video, "no such file") for video in videos if video.path not in work.sizes]
+    present = [video for video in videos if video.path in work.sizes]
+    sizes = {path: size for path, (size, _) in work.sizes.items()}
+    with room_for("The dataset", out, lambda: sum(sizes.values())):
+        decode = config.check == "decode" and config.encode == "keep"  # what is re-encoded is decoded then
+        good, more = check_all(present, sizes, decode, config.deadline, crew)
+        bad += more
+    encoding = None
+    if config.encode == "fast":
+        with room_for("Re-encoding", out, lambda: bytes_to_come(good, crew)):
+            good, more, encoding = reencode_all(good, config.short_side, config.seed, config.deadline, crew)
+            bad += more
+    if crew.ranks.rank == 0:
+        with room_for("The report", out, lambda: 300 * len(bad)):
+            write_report(videos, bad, encoding, out)
+    if not good:
+        raise DataError(f"{config.videos or config.labels[0]}: none of {len(videos)} files is a video that can be read")
+    _write(work, good, config, crew)
+
+
+def _write(work: Work, good: Sequence[Checked], config: PrepareConfig, crew: Crew) -> None:
+    out, name, manifest = config.out, _name(config), work.manifest
+    assert out is not None
+    classes = manifest.classes
+    if classes is None:
+        classes = sorted({label for checked in good for label in checked.video.labels})
+    shards = plan_shards(good, out, name, config.shard_mb, config.seed)
+    with room_for("Writing the shards", out, lambda: _room_needed(shards, config.encode)):
+        _warn_of_little_room(out, _room_needed(shards, config.encode), crew.ranks.rank)
+        written = write_shards(shards, classes, crew)
+        splits = splits_of(shards, written, classes, Counter(video.split for video in manifest.videos))
+        card = Card(name, classes, manifest.multilabel, splits, work.source())
+        crew.ranks.gather("written")
+        if crew.ranks.rank == 0:
+            write_card(card, out)
+            close_folder(out)
+        crew.ranks.gather("the card")
+
+
+def _room_needed(shards: Sequence[Planned], encode: str) -> int:
+    """Bytes that the shards still need. Where they are made of re-encoded videos, these make room as they go."""
+    left = [shard.bytes for shard in shards if not shard.path.exists()]
+    return max(left, default=0) if encode == "fast" else sum(left)
+
+
+def _warn_of_little_room(out: Path, needed: int, rank: int) -> None:
+    free = shutil.disk_usage(out).free
+    if needed > free and rank == 0:
+        print(f"{out}: the shards need about {megabytes(needed)}, and {megabytes(free)} are free", file=sys.stderr)
 
 
 def _manifest(config: PrepareConfig) -> Manifest:
@@ -127,26 +251,13 @@ def _with_splits(manifest: Manifest, config: PrepareConfig) -> list[Video]:
         splits_of[video.path].append(video.split)
     if len(splits_of) < len(videos):
         torn = sum(len(set(splits)) > 1 for splits in splits_of.values())
+        stored = "stored with its whole file" if config.encode == "keep" else "cut out of its file"
         where = f"; {torn} of these files have parts in more than one split" if torn else ""
         print(
-            f"{len(videos)} videos are parts of {len(splits_of)} files: each is stored with its whole file{where}",
+            f"{len(videos)} videos are parts of {len(splits_of)} files: each is {stored}{where}",
             file=sys.stderr,
         )
     return videos
-
-
-def _on_disk(videos: Sequence[Video], allowed: float, max_bad: str) -> tuple[list[Video], list[Bad]]:
-    """The videos whose file is there, and those whose file is not. Raises DataError where these are more than allowed,
-    before hours of work."""
-    missing = [Bad(video, "no such file") for video in videos if not video.path.is_file()]
-    if len(missing) > allowed:
-        raise DataError(
-            f"{len(missing)} of {len(videos)} videos are missing, more than --max-bad {max_bad}; the first is "
-            f"{missing[0].video.path}. Give --videos the folder they lie in, or do without them: "
-            f"--max-bad {math.ceil(100 * len(missing) / len(videos)) + 1}%"
-        )
-    lost = {bad.video.key for bad in missing}
-    return [video for video in videos if video.key not in lost], missing
 
 
 def _check_split_argument(split: str) -> None:
@@ -168,125 +279,3 @@ def _allowed_bad(max_bad: str, total: int) -> float:
     if allowed < 0:
         raise DataError(f"--max-bad {max_bad}: give a number of files, such as 10, or a share, such as 2%")
     return allowed
-
-
-def _empty_folder(out: Path, overwrite: bool) -> Path:
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out}: is a file. Give --out a folder")
-    if out.is_dir() and any(out.iterdir()):
-        ours = any((out / name).exists() for name in (CARD_FILE, REPORT_FILE))
-        if not (overwrite and ours):
-            mend = "add --overwrite to replace it, or choose another --out" if ours else "choose another --out"
-            raise DataError(f"{out}: {'already holds a dataset' if ours else 'is not empty'}; {mend}")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    return out
-
-
-def _report(videos: Sequence[Video], bad: Sequence[Bad], out: Path) -> None:
-    """What is left out, wholly in the report and its beginning on the terminal."""
-    entries = [{"path": str(b.video.path), "start": b.video.start, "end": b.video.end, "cause": b.cause} for b in bad]
-    listed, lost = (Counter(video.split for video in some) for some in (videos, [b.video for b in bad]))
-    splits = {
-        split: {"videos": listed[split], "good": listed[split] - lost[split]} for split in SPLITS if listed[split]
-    }
-    for split, counts in splits.items():
-        if not counts["good"]:
-            print(f"{split}: none of its {counts['videos']} videos can be used", file=sys.stderr)
-    report = {"videos": len(videos), "good": len(videos) - len(bad), "splits": splits, "bad": entries}
-    (out / REPORT_FILE).write_text(json.dumps(report, indent=1))
-    if not bad:
-        return
-    print(f"{len(bad)} of {len(videos)} videos are left out ({out / REPORT_FILE}):", file=sys.stderr)
-    for left_out in bad[:_SHOWN]:
-        print(f"  {left_out.video}: {left_out.cause}", file=sys.stderr)
-    if len(bad) > _SHOWN:
-        print(f"  ... and {len(bad) - _SHOWN} more", file=sys.stderr)
-
-
-def _write_dataset(manifest: Manifest, good: Sequence[Checked], config: PrepareConfig, out: Path) -> Card:
-    classes = manifest.classes
-    if classes is None:
-        classes = sorted({label for checked in good for label in checked.video.labels})
-    name = config.name or out.resolve().name
-    planned = {split: _plan(good, split, config, out / f"{name}-{split}") for split in SPLITS}
-    everything = [(path, members, classes) for shards in planned.values() for path, members in shards]
-    with process_pool(config.workers) as pool:
-        results = outcomes(pool, _write_shard, everything, None)
-        written = list(tqdm(results, "writing", len(everything), unit=" shards", disable=None))
-    for outcome in written:
-        if isinstance(outcome, Exception):
-            raise DataError(f"{out}: writing the shards failed ({outcome}); nothing is lost, run it again") from outcome
-    by_file = {shard.file: shard for shard in written}
-    listed = Counter(video.split for video in manifest.videos)
-    splits = {}
-    for split, shards in planned.items():
-        if shards:
-            counts = Counter(label for _, members in shards for c in members for label in c.video.labels)
-            files = [by_file[path.name] for path, _ in shards]
-            videos = sum(shard.videos for shard in files)
-            splits[split] = Split(videos, listed[split], {c: counts[c] for c in classes if counts[c]}, files)
-    card = Card(name, classes, manifest.multilabel, splits, _source(config))
-    write_card(card, out)
-    return card
-
-
-def _source(config: PrepareConfig) -> dict[str, Any]:
-    """The arguments as JSON."""
-    return json.loads(json.dumps({k: v for k, v in asdict(config).items() if v not in (None, ())}, default=str))
-
-
-def _plan(
-    checked: Sequence[Checked], split: str, config: PrepareConfig, stem: Path
-) -> list[tuple[Path, list[Checked]]]:
-    """The split's videos in a seeded order, cut into shards of about config.shard_mb."""
-    members = [c for c in checked if c.video.split == split]
-    order = np.random.default_rng([config.seed, SPLITS.index(split)]).permutation(len(members))
-    shards: list[list[Checked]] = []
-    size = float("inf")
-    for i in order:
-        bytes_of_video = members[i].video.path.stat().st_size
-        if size + bytes_of_video > config.shard_mb * 1e6:
-            shards.append([])
-            size = 0.0
-        shards[-1].append(members[i])
-        size += bytes_of_video
-    return [(stem.with_name(f"{stem.name}-{number:06d}.tar"), shard) for number, shard in enumerate(shards)]
-
-
-def _write_shard(job: tuple[Path, list[Checked], list[str]]) -> Shard:
-    path, members, classes = job
-    numbers = {label: number for number, label in enumerate(classes)}
-    temporary = path.with_suffix(".tar.tmp")
-    with (
-        temporary.open("wb") as handle,
-        # Fixed times and names: the same videos and seed give the same bytes.
-        webdataset.TarWriter(handle, encoder=False, mtime=0, mode=0o644, format="PAX_FORMAT") as tar,
-    ):
-        for checked in members:
-            video = checked.video
-            about = {
-                "labels": [numbers[label] for label in video.labels],
-                "classes": video.labels,
-                "start": video.start,
-                "end": video.end,
-                "start_frame": checked.start_frame,
-                "end_frame": checked.end_frame,
-            }
-            suffix = video.path.suffix.lstrip(".").lower() or "video"
-            payload = json.dumps({**about, **asdict(checked.info)}).encode()
-            tar.write({"__key__": video.key, suffix: video.path.read_bytes(), "json": payload})
-    digest, size = _make_last(temporary)
-    os.replace(temporary, path)
-    write_index(path)
-    return Shard(path.name, len(members), size, digest)
-
-
-def _make_last(path: Path) -> tuple[str, int]:
-    """SHA-256 and size of a file, once it is on the disk."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-        os.fsync(handle.fileno())
-        return digest.hexdigest(), handle.tell()

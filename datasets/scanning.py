@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,10 @@ from tqdm import tqdm
 
 from tubelet.video import Scan, Span, scan_video
 
-from .checking import _cause, outcomes, process_pool
+from .checking import cause_of
 from .errors import DataError
 from .index import write_index
+from .parallel import process_pool
 from .samples import Sample
 
 DEADLINE_S = 120.0
@@ -24,7 +26,8 @@ def index_shards(shards: Sequence[Path], workers: int = 0, deadline: float = DEA
     have none now."""
     faults = {}
     total = sum(shard.stat().st_size for shard in shards if shard.is_file())
-    with process_pool(workers) as pool, tqdm(None, "indexing", total, unit="B", unit_scale=True, disable=None) as bar:
+    bar = tqdm(None, "indexing", total, unit="B", unit_scale=True, disable=None)
+    with process_pool(workers or os.cpu_count() or 1) as pool, bar:
         for shard in shards:
             try:
                 write_index(shard, partial(_scans, pool, deadline, bar))
@@ -37,10 +40,14 @@ def _scans(
     pool: ProcessPool, deadline: float, bar: tqdm, shard: Path, samples: Sequence[Sample]
 ) -> Iterator[Scan | str]:
     jobs = [(Span(shard, sample.place.offset, sample.place.size), sample.key) for sample in samples]
-    results = outcomes(pool, _scan, jobs, deadline)
-    for sample, outcome in zip(samples, results, strict=True):
+    results = pool.map(_scan, jobs, timeout=deadline, chunksize=1).result()
+    for sample in samples:
+        try:
+            outcome: Scan | str = next(results)
+        except Exception as error:
+            outcome = cause_of(error, "looked through", deadline)
         bar.update(sample.place.size)
-        yield _cause(outcome, deadline) if isinstance(outcome, Exception) else outcome
+        yield outcome
 
 
 def _scan(job: tuple[Span, str]) -> Scan:

@@ -15,6 +15,13 @@ from .errors import RunError
 
 # What srun sets, used only where no launcher has set the names torch knows. Address and port come from the job script.
 _SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+# Where launchers say which process this is and how many there are: torchrun and deepspeed, Open MPI, other MPIs, srun.
+_PLACES = (
+    ("RANK", "WORLD_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+)
 _ALONE = {
     "RANK": "0",
     "WORLD_SIZE": "1",
@@ -64,6 +71,22 @@ class World:
     def default_workers(self) -> int:
         """Worker processes for decoding: this process's share of the cores it may run on, at most 8."""
         return max(1, min(8, len(os.sched_getaffinity(0)) // self.local))
+
+
+def rank_and_size() -> tuple[int, int]:
+    """The place that a launcher has given this process, for work that needs no process group; (0, 1) without one.
+
+    Raises RunError when the launcher's variables make no sense.
+    """
+    # A batch script is one process, though Slurm sets there what it sets for the tasks of a step.
+    is_batch_script = "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" not in os.environ
+    for names in _PLACES[:-1] if is_batch_script else _PLACES:
+        if all(name in os.environ for name in names):
+            words = [os.environ[name] for name in names]
+            if all(word.isdecimal() for word in words) and int(words[0]) < int(words[1]):
+                return int(words[0]), int(words[1])
+            raise RunError(f"{names[0]}={words[0]}, {names[1]}={words[1]}: not the place of a process among others")
+    return 0, 1
 
 
 def join(timeout: float, *, always: bool = False) -> World:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def train(config: TrainConfig) -> Path:
     config = checked(config)
     if config.data.workers != 0:
         start_forkserver()
+    quarantined = {} if config.data.quarantine is None else read_quarantine(config.data.quarantine)
     run: Path = config.run.out  # type: ignore[assignment]  # checked
     split = ShardedSplit(config.data.data, "train", config.data.cache)  # type: ignore[arg-type]  # checked
     split.require_one_label()
@@ -97,8 +99,9 @@ def train(config: TrainConfig) -> Path:
     batches = train_batches(split, settings, order, state.position, world.rank, workers, config.data.bad_samples)
     faults = Faults(run, config.data.max_faults, world.is_main)
     batches.bar({key: faults.barred_from(epoch) for key, epoch in faults.known.items()})
-    if config.data.quarantine is not None:
-        batches.bar(dict.fromkeys(read_quarantine(config.data.quarantine), 0))
+    not_tried = batches.bar(dict.fromkeys(quarantined, 0))
+    if log is not None and quarantined:
+        log.say(f"{config.data.quarantine}: {not_tried} of its {len(quarantined)} videos are here, and not tried")
     inputs = TrainInput(model.clip, world.device, config.system.precision, config.augment, mirroring)
     criterion = nn.CrossEntropyLoss(label_smoothing=config.optim.label_smoothing)
     meter = Meter(world, faults, order.batch)
@@ -166,6 +169,8 @@ def train(config: TrainConfig) -> Path:
     if log is not None:
         if faults.known:
             log.say(f"{len(faults.known)} videos could not be read; {faults.file} names each and the cause")
+        for reason, count in meter.slow.items():
+            log.say(f"{count} clips of this process were decoded in a slower way: {reason}")
         log.close()
         draw_curves(run, run / "curves.png")
         print(f"the run is in {run}: clips.png, curves.png, log.jsonl, checkpoints/", flush=True)
@@ -283,6 +288,7 @@ class Meter:
         self.faults = faults
         self.videos = videos  # of a batch
         self.new_faults: list[tuple[str, str]] = []
+        self.slow: Counter[str] = Counter()  # clips of this process that were decoded in a slower way, by reason
         self.sums = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss * clips, hits
         self.clips = 0
         self.batches = 0
@@ -302,6 +308,7 @@ class Meter:
         self.sums += torch.stack([loss * len(labels), hits])
         self.clips += len(labels)
         self.new_faults += batch.faults
+        self.slow.update(batch.slow)
         self.batches += 1
 
     def restart(self) -> None:
@@ -334,6 +341,7 @@ class Meter:
             "data_wait": self.waited / elapsed,
             "skipped_steps": engine.skipped_steps,
             "faults": dict(self.faults.by_cause),
+            "slow_decodes": dict(self.slow),
         }
         self.sums.zero_()
         self.clips = self.batches = 0

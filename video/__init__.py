@@ -10,7 +10,9 @@ from .encode import encode_video
 from .errors import VideoError
 from .info import VideoInfo
 from .opening import BACKENDS, available_backends, open_video, probe, scan_video
+from .quality import Quality, measure_quality
 from .reader import VideoReader
+from .reencode import reencode
 from .sampling import clip_views, frames_between, random_clip, segment_clip, segment_views
 from .source import Span
 from .table import Scan
@@ -22,6 +24,7 @@ __all__ = [
     "Box",
     "ColorJitter",
     "Erasing",
+    "Quality",
     "RandAugment",
     "Scan",
     "Span",
@@ -35,11 +38,13 @@ __all__ = [
     "encode_video",
     "frames_between",
     "jitter_crop_box",
+    "measure_quality",
     "normalize",
     "open_video",
     "probe",
     "random_clip",
     "random_crop_box",
+    "reencode",
     "scan_video",
     "segment_clip",
     "segment_views",

@@ -1,8 +1,10 @@
-"""Writing videos: what re-encodes a dataset, and what the tests and the demo set are made with."""
+"""Writing videos, the same bytes for the same frames: what the tests, the demo set and `reencode` are made with."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import av
 import numpy as np
 import torch
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 _FAST = {
     "libx264": {"preset": "veryfast", "crf": "23"},
@@ -34,9 +37,31 @@ def encode_video(
     """
     path = Path(path)
     pixels = _checked(path, frames, codec)
+    with writing(path, codec, Fraction(rate).limit_denominator(1001 * 60), {**_FAST[codec], **(options or {})}) as (
+        stream,
+        put,
+    ):
+        stream.height, stream.width = pixels.shape[1:3]
+        for image in pixels:
+            put(VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"))
+
+
+@contextmanager
+def writing(
+    path: Path, codec: str, rate: Fraction, options: dict[str, str]
+) -> Iterator[tuple[VideoStream, Callable[[VideoFrame], None]]]:
+    """(stream, put): the stream to be set up, yuv420p, before the first frame is put into it. The file appears when the
+    block ends, and not at all when it raises."""
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        _write(part, pixels, Fraction(rate).limit_denominator(1001 * 60), codec, {**_FAST[codec], **(options or {})})
+        # bitexact leaves out the writing library's version and random identifiers, which would change the bytes.
+        with av.open(str(part), "w", options={"fflags": "+bitexact"}) as container:
+            stream = container.add_stream(codec, rate=rate, options=options)
+            assert isinstance(stream, VideoStream)
+            stream.pix_fmt = "yuv420p"
+            stream.thread_count = 1
+            yield stream, lambda frame: container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -54,16 +79,3 @@ def _checked(path: Path, frames: np.ndarray | torch.Tensor, codec: str) -> np.nd
     if path.suffix.lower() not in _CONTAINERS:
         raise ValueError(f"{path}: the suffix must be one of {', '.join(_CONTAINERS)}, which names the container")
     return pixels
-
-
-def _write(path: Path, pixels: np.ndarray, rate: Fraction, codec: str, options: dict[str, str]) -> None:
-    # bitexact leaves out the writing library's version and random identifiers, which would change the bytes.
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream(codec, rate=rate, options=options)
-        stream.height, stream.width = pixels.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for image in pixels:
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))

@@ -142,8 +142,8 @@ def test_lists(videos: Path, tmp_path: Path, prepare: Prepare) -> None:
     card = prepare("--videos", videos, "--labels", *tmp_path.glob("*.txt"))
     assert card.classes == order
     assert all(key.startswith(str(label)) for key, label in labels_of(tmp_path / "out", "val").items())
-    with pytest.raises(DataError, match="already holds a dataset"):
-        prepare("--videos", videos, "--labels", *tmp_path.glob("*.txt"))
+    with pytest.raises(DataError, match=r"already holds a dataset.*--seed is 1 and was 0"):
+        prepare("--videos", videos, "--labels", *tmp_path.glob("*.txt"), "--seed", 1)
 
 
 def test_several_labels(videos: Path, tmp_path: Path, prepare: Prepare) -> None:

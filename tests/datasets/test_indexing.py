@@ -145,7 +145,7 @@ def test_a_decoder_that_hangs_meets_its_deadline(tars: Path, monkeypatch: pytest
     monkeypatch.setattr("tubelet.datasets.scanning.scan_video", slow_scan)
     run(tars, "--deadline", 3)
     report = json.loads((tars / "index-report.json").read_text())
-    assert {(entry["key"], entry["cause"][:22]) for entry in report} == {(victim, "not checked within 3 s")}
+    assert {(entry["key"], entry["cause"][:29]) for entry in report} == {(victim, "not looked through within 3 s")}
 
 
 def test_a_shard_cut_short_is_named_and_the_others_are_indexed(tars: Path) -> None:

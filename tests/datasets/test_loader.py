@@ -158,7 +158,7 @@ def test_a_quarantined_video_counts_as_one_that_failed(damaged: Callable, split:
     expected = list(islice(trying, 3 * order.steps_per_epoch))
     for workers in (0, 2):
         barred = train_batches(split, SETTINGS, order, Position(1, 0), 0, workers, policy)  # here they can be read
-        barred.bar({split.key(video): 1 for video in videos} | {"of another dataset": 0})
+        assert barred.bar({split.key(video): 1 for video in videos} | {"of another dataset": 0}) == len(videos)
         for ours, theirs in zip(islice(barred, 2 * order.steps_per_epoch), expected[3:], strict=True):
             assert torch.equal(ours.clips, theirs.clips)
             assert torch.equal(ours.labels, theirs.labels)

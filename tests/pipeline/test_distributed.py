@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from tubelet.backbones import create_model
-from tubelet.pipeline.distributed import join
+from tubelet.pipeline.distributed import join, rank_and_size
+from tubelet.pipeline.errors import RunError
 
 
 def share(rank: str, port: str, out: str) -> None:
@@ -35,6 +37,36 @@ def test_running_statistics_become_the_mean_of_all_ranks(tmp_path: Path, free_po
     for name, shared in after.items():
         assert torch.equal(shared, after_too[name])
         torch.testing.assert_close(shared.double(), (one[name].double() + other[name].double()) / 2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, (3, 4)),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, (1, 2)),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, (1, 2)),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0"}, (1, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "5"}, (0, 1)),  # the batch script itself
+        ({"RANK": "0", "WORLD_SIZE": "2", "SLURM_PROCID": "1", "SLURM_NTASKS": "3"}, (0, 2)),
+    ],
+)
+def test_the_place_that_launchers_give(
+    variables: dict[str, str], place: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in os.environ:
+        if name.startswith(("SLURM", "OMPI", "PMI")) or name in ("RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert rank_and_size() == place
+
+
+def test_a_place_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="RANK=2, WORLD_SIZE=2: not the place"):
+        rank_and_size()
 
 
 if __name__ == "__main__":

@@ -141,6 +141,7 @@ def test_a_run_over_damaged_shards_names_each_bad_video(tubelet, dataset: Path, 
     other = tmp_path / "other"
     again = tubelet(*words, "--epochs", 1, "--out", other, "--quarantine", run / "quarantine.jsonl")
     assert again.code == 0, again.out
+    assert "2 of its 2 videos are here" in again.out
     assert not (other / "quarantine.jsonl").exists()
     last = json.loads((other / "log.jsonl").read_text().splitlines()[-1])
     assert last["faults"].keys() == {QUARANTINED}

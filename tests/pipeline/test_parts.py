@@ -93,7 +93,7 @@ def train_input(config: AugmentConfig, precision: str = "fp32") -> TrainInput:
 @pytest.fixture
 def batch() -> TrainBatch:
     clips = torch.randint(0, 256, (4, 4, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return TrainBatch(clips, torch.tensor([0, 1, 2, 1]), [])
+    return TrainBatch(clips, torch.tensor([0, 1, 2, 1]), [], [])
 
 
 def test_clips_are_normalised_and_can_be_looked_at(batch: TrainBatch) -> None:
