@@ -7,11 +7,11 @@ import os
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -71,7 +71,7 @@ def do_all(task: Task[Piece], pieces: Sequence[Piece], crew: Crew) -> Iterator[t
     with bar, journal:
         if todo:
             with process_pool(min(crew.workers, len(todo))) as pool:
-                for number, result in _results(pool, 2 * crew.workers, task, pieces, todo):
+                for number, result in results(pool, 2 * crew.workers, task, pieces, todo):
                     journal.add(number, result)
                     bar.update(task.videos(pieces[number]))
     ranks.gather(task.name)
@@ -107,17 +107,18 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _results(
-    pool: ProcessPool, at_once: int, task: Task[Piece], pieces: Sequence[Piece], todo: Sequence[int]
+def results(
+    pool: ProcessPool, at_once: int, task: Task[Piece], pieces: Sequence[Piece], todo: Iterable[int]
 ) -> Iterator[tuple[int, Any]]:
-    """(number, result) as they come. A million futures would not fit, so only some are handed in at once."""
-    waiting = deque(todo)
+    """(number, result) of the pieces of those numbers, as they come. A million futures would not fit, so only some are handed in at once."""
+    waiting = iter(todo)
     running: dict[Future, int] = {}
-    while waiting or running:
-        while waiting and len(running) < at_once:
-            number = waiting.popleft()
+    while True:
+        for number in islice(waiting, at_once - len(running)):
             piece = pieces[number]
             running[pool.schedule(task.run, args=[piece], timeout=task.deadline(piece))] = number
+        if not running:
+            return
         finished, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in finished:
             number = running.pop(future)

@@ -32,11 +32,15 @@ def open_entry(shard: Path, entry: Mapping[str, Any], backend: str = "pyav") -> 
         raise VideoError(key, f"{shard} cannot be read ({error.strerror or error})") from error
     if header != entry["header"]:
         raise VideoError(key, f"{shard} is not the tar that was indexed: `tubelet index` writes its index anew")
+    return open_video(span, backend=backend, name=key, scan=scan_of(entry))
+
+
+def scan_of(entry: Mapping[str, Any]) -> Scan:
+    """What was found out of the packets of the video of an entry. Raises VideoError where the index is damaged."""
     try:
-        scan = Scan.unpack(entry["scan"])
+        return Scan.unpack(entry["scan"])
     except ValueError as error:
-        raise VideoError(key, f"its index is damaged ({error}): `tubelet index` writes it anew") from error
-    return open_video(span, backend=backend, name=key, scan=scan)
+        raise VideoError(entry["key"], f"its index is damaged ({error}): `tubelet index` writes it anew") from error
 
 
 class ShardedSplit:
@@ -111,23 +115,11 @@ class ShardedSplit:
 
         Raises VideoError when the shard no longer has it.
         """
-        key, span = self.key(index), self.span(index)
-        try:
-            with span.path.open("rb", buffering=0) as file:
-                header = checksum_before(file, span.offset)
-        except OSError as error:
-            raise VideoError(key, f"{span.path} cannot be read ({error.strerror or error})") from error
-        if header != self._cell(index, "header"):
-            raise VideoError(key, f"{span.path} is not the tar that was indexed: `tubelet index` writes its index anew")
-        return open_video(span, backend=backend, name=key, scan=self.scan(index))
+        return open_entry(self.span(index).path, {name: self._cell(index, name) for name in ENTRY}, backend)
 
     def scan(self, index: int) -> Scan:
         """What was found out of the packets of video `index`. Raises VideoError where the index is damaged."""
-        try:
-            return Scan.unpack(self._cell(index, "scan"))
-        except ValueError as error:
-            cause = f"its index is damaged ({error}): `tubelet index` writes it anew"
-            raise VideoError(self.key(index), cause) from error
+        return scan_of({name: self._cell(index, name) for name in ("key", "scan")})
 
     def _place(self, index: int) -> tuple[int, int]:
         """The shard of video `index`, and its row in the index of that."""

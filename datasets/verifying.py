@@ -6,11 +6,11 @@ Then videos, each in a process of its own under a deadline, opened and decoded t
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,10 +25,11 @@ from tubelet.video import Scan
 
 from .cache import hash_of
 from .card import Shard
-from .checking import _cause, outcomes, process_pool
+from .checking import cause_of
 from .errors import DataError
 from .index import Index, index_path, read_index
 from .labels import label_lists
+from .parallel import Task, process_pool, results
 from .patterns import is_local
 from .samples import LeftOut, read_samples
 from .scanning import DEADLINE_S
@@ -38,7 +39,6 @@ from .sources import Dataset, open_dataset
 Decode = Literal["places", "full", "none"]
 _AT_ONE_PLACE = 4  # frames
 _LOOKED_AT = 32  # pixels, side of the square that a frame is scaled to: as little as keeps the way of a clip
-_IN_FLIGHT = 20_000  # videos that are handed to the processes at once: a dataset may have many millions
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class _Task:
-    """A shard to be checked. told: who told its size and checksum."""
+class _Listed:
+    """A shard as it is listed. told: where its size and checksum are told."""
 
     split: str
     shard: Shard
@@ -147,25 +147,26 @@ def check_data(config: CheckConfig) -> Findings:
     if config.quarantine is not None and config.decode == "none":
         raise DataError("--quarantine lists the videos that do not decode: with --decode none there are none to list")
     dataset = open_dataset(config.data, config.cache)
-    tasks = list(_tasks(dataset))
+    shards = list(_listed(dataset))
     findings = Findings(config.data, config.decode, {name: Counts() for name in dataset.card.splits})
-    looked = _check_shards(tasks, config.workers)
-    for task, found in zip(tasks, looked, strict=True):
-        counts = findings.splits[task.split]
+    workers = config.workers or os.cpu_count() or 1
+    looked = _check_shards(shards, workers)
+    for listed, found in zip(shards, looked, strict=True):
+        counts = findings.splits[listed.split]
         counts.shards += 1
-        counts.videos += task.shard.videos
+        counts.videos += listed.shard.videos
         counts.left_out += len(found.left_out)
         findings.faults += found.faults
         findings.slower += found.slower
         if found.left_out:
-            findings.left_out[task.shard.file] = found.left_out
-    findings.faults += _doubles(tasks, looked)
+            findings.left_out[listed.shard.file] = found.left_out
+    findings.faults += _doubles(shards, looked)
     if config.decode != "none":
-        _check_videos(tasks, looked, config, findings)
+        _check_videos(shards, looked, config, workers, findings)
     return findings
 
 
-def _tasks(dataset: Dataset) -> Iterator[_Task]:
+def _listed(dataset: Dataset) -> Iterator[_Listed]:
     card = dataset.card
     told = "the card" if dataset.versioned else "its index"
     for name, split in card.splits.items():
@@ -173,85 +174,83 @@ def _tasks(dataset: Dataset) -> Iterator[_Task]:
         if elsewhere:
             dataset.indices(name)  # brings them here
         for shard in tqdm(split.shards, f"fetching {name}", leave=False, disable=None if elsewhere else True):
-            yield _Task(name, shard, dataset.path(shard), card.classes, told)
+            yield _Listed(name, shard, dataset.path(shard), card.classes, told)
 
 
-def _check_shards(tasks: Sequence[_Task], workers: int) -> list[_Looked]:
-    looked = []
-    total = sum(task.shard.bytes for task in tasks)
-    with (
-        process_pool(workers) as pool,
-        tqdm(None, "shards", total, unit="B", unit_scale=True, disable=None) as bar,
-    ):
-        for task, outcome in zip(tasks, outcomes(pool, _check_shard, tasks, None), strict=True):
-            bar.update(task.shard.bytes)
-            if isinstance(outcome, Exception):
-                cause = f"cannot be looked through ({_cause(outcome, 0)})"
-                outcome = _Looked([_fault("shard", task, cause)])
-            looked.append(outcome)
-    return looked
+def _check_shards(shards: Sequence[_Listed], workers: int) -> list[_Looked]:
+    def failed(listed: _Listed, error: Exception) -> _Looked:
+        return _Looked([_fault("shard", listed, f"cannot be looked through ({error})")])
+
+    looked = dict.fromkeys(range(len(shards)), _Looked())
+    task = Task("shards", _check_shard, failed)
+    bar = tqdm(None, "shards", sum(listed.shard.bytes for listed in shards), unit="B", unit_scale=True, disable=None)
+    with process_pool(workers) as pool, bar:
+        for number, found in results(pool, 2 * workers, task, shards, range(len(shards))):
+            looked[number] = found
+            bar.update(shards[number].shard.bytes)
+    return list(looked.values())
 
 
-def _fault(what: Literal["shard", "index", "video"], task: _Task, cause: str, key: str | None = None) -> Fault:
-    return Fault(what, task.split, task.shard.file, key, cause)
+def _fault(what: Literal["shard", "index", "video"], listed: _Listed, cause: str, key: str | None = None) -> Fault:
+    return Fault(what, listed.split, listed.shard.file, key, cause)
 
 
-def _check_shard(task: _Task) -> _Looked:
+def _check_shard(listed: _Listed) -> _Looked:
     looked = _Looked()
-    if (cause := _not_as_told(task)) is not None:
+    if (cause := _not_as_told(listed)) is not None:
         looked.whole = False
-        looked.faults.append(_fault("shard", task, cause))
+        looked.faults.append(_fault("shard", listed, cause))
     try:
-        index = read_index(task.path)
+        index = read_index(listed.path)
         index.table.validate(full=True)
-        if index.sha256 != task.shard.sha256:
-            raise DataError(f"{index_path(task.path).name} is the index of another tar than {task.told} tells of")
+        if index.sha256 != listed.shard.sha256:
+            raise DataError(f"{index_path(listed.path).name} is the index of another tar than {listed.told} tells of")
     except (DataError, pa.ArrowException) as error:
-        looked.faults.append(_fault("index", task, str(error)))
+        looked.faults.append(_fault("index", listed, str(error)))
         return looked
     looked.keys, looked.left_out = index.table["key"], index.left_out
     try:
-        label_lists(index.table, task.classes, index_path(task.path).name)
+        label_lists(index.table, listed.classes, index_path(listed.path).name)
     except DataError as error:
-        looked.faults.append(_fault("index", task, str(error)))
-    if index.table.num_rows != task.shard.videos:
-        cause = f"it has {index.table.num_rows} videos where the card says {task.shard.videos}"
-        looked.faults.append(_fault("index", task, cause))
-    looked.faults += _misfits(task, index)
+        looked.faults.append(_fault("index", listed, str(error)))
+    if index.table.num_rows != listed.shard.videos:
+        cause = f"it has {index.table.num_rows} videos where the card says {listed.shard.videos}"
+        looked.faults.append(_fault("index", listed, cause))
+    looked.faults += _misfits(listed, index)
     for key, packed in zip(index.table["key"].to_pylist(), index.table["scan"], strict=True):
         try:
             scan = Scan.unpack(packed.as_py())
         except ValueError as error:
-            looked.faults.append(_fault("index", task, f"what it says of its packets is damaged ({error})", key))
+            looked.faults.append(_fault("index", listed, f"what it says of its packets is damaged ({error})", key))
             continue
         if reason := scan.distrust or scan.detour:
             looked.slower[reason] += 1
     return looked
 
 
-def _not_as_told(task: _Task) -> str | None:
-    if not task.path.is_file():
+def _not_as_told(listed: _Listed) -> str | None:
+    if not listed.path.is_file():
         return "the shard is missing"
-    if (size := task.path.stat().st_size) != task.shard.bytes:
-        return f"it has {size:,} bytes where {task.told} says {task.shard.bytes:,}: it was cut short or changed"
+    if (size := listed.path.stat().st_size) != listed.shard.bytes:
+        return f"it has {size:,} bytes where {listed.told} says {listed.shard.bytes:,}: it was cut short or changed"
     try:
-        digest = hash_of(task.path)
+        digest = hash_of(listed.path)
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"
-    if digest != task.shard.sha256:
-        told = task.shard.sha256
-        return f"its sha256 is {digest[:12]}... where {task.told} says {told[:12]}...: it was damaged or changed"
+    if digest != listed.shard.sha256:
+        told = listed.shard.sha256
+        return f"its sha256 is {digest[:12]}... where {listed.told} says {told[:12]}...: it was damaged or changed"
     return None
 
 
-def _misfits(task: _Task, index: Index) -> list[Fault]:
+def _misfits(listed: _Listed, index: Index) -> list[Fault]:
     """Where the index and the members of the tar do not tell the same."""
-    if not task.path.is_file():
+    if not listed.path.is_file():
         return []
     try:
-        samples, _ = read_samples(task.path)
+        samples, _ = read_samples(listed.path)
     except DataError as error:
-        return [_fault("shard", task, str(error))]
+        return [_fault("shard", listed, str(error))]
     there = {sample.key: (sample.suffix, *sample.place) for sample in samples}
     columns = ("suffix", "offset", "size", "header")
     rows = zip(*(index.table[name].to_pylist() for name in columns), strict=True)
@@ -260,15 +259,15 @@ def _misfits(task: _Task, index: Index) -> list[Fault]:
     faults = []
     for key, place in told.items():
         if key not in there:
-            faults.append(_fault("index", task, "the index has a video that the tar has not", key))
+            faults.append(_fault("index", listed, "the index has a video that the tar has not", key))
         elif there[key] != place:
-            faults.append(_fault("index", task, f"the tar has it at {there[key]}, the index at {place}", key))
+            faults.append(_fault("index", listed, f"the tar has it at {there[key]}, the index at {place}", key))
     for key in sorted(there.keys() - told.keys() - left_out):
-        faults.append(_fault("index", task, "the tar has a video that the index has not", key))
+        faults.append(_fault("index", listed, "the tar has a video that the index has not", key))
     return faults
 
 
-def _doubles(tasks: Sequence[_Task], looked: Sequence[_Looked]) -> Iterator[Fault]:
+def _doubles(shards: Sequence[_Listed], looked: Sequence[_Looked]) -> Iterator[Fault]:
     """Keys that stand in the dataset more than once."""
     keys = [pa.chunked_array([], pa.string()) if found.keys is None else found.keys for found in looked]
     every = pa.chunked_array([chunk for some in keys for chunk in some.chunks], pa.string())
@@ -277,42 +276,69 @@ def _doubles(tasks: Sequence[_Task], looked: Sequence[_Looked]) -> Iterator[Faul
     if not len(twice):
         return
     first: dict[str, str] = {}
-    for task, some in zip(tasks, keys, strict=True):
+    for listed, some in zip(shards, keys, strict=True):
         for key in some.filter(pc.is_in(some, twice)).to_pylist():
             if key in first:
-                yield _fault("index", task, f"its key stands in {first[key]} too", key)
-            first.setdefault(key, task.shard.file)
+                yield _fault("index", listed, f"its key stands in {first[key]} too", key)
+            first.setdefault(key, listed.shard.file)
 
 
-def _check_videos(tasks: Sequence[_Task], looked: Sequence[_Looked], config: CheckConfig, findings: Findings) -> None:
-    readable = [
-        (task, found.keys, config.decode == "full" or not found.whole)
-        for task, found in zip(tasks, looked, strict=True)
-        if found.keys is not None and task.path.is_file()
-    ]
-    jobs = (
-        (task, keys[row].as_py(), (task.path, row, full)) for task, keys, full in readable for row in range(len(keys))
-    )
-    total = sum(len(keys) for _, keys, _ in readable)
-    with process_pool(config.workers) as pool, tqdm(None, "videos", total, unit=" videos", disable=None) as bar:
-        while some := list(islice(jobs, _IN_FLIGHT)):
-            results = outcomes(pool, _decode, [job for _, _, job in some], config.deadline)
-            for (task, key, _), outcome in zip(some, results, strict=True):
-                bar.update()
-                counts = findings.splits[task.split]
-                if isinstance(outcome, Exception):
-                    counts.unreadable += 1
-                    findings.faults.append(_fault("video", task, _cause(outcome, config.deadline), key))
-                    continue
-                counts.decoded += 1
-                if outcome is not None:
-                    findings.slower[outcome] += 1
+class _Videos(Sequence["tuple[Path, int, bool]"]):
+    """The videos whose shard and index are there, as `_decode` takes them; a list of many millions would be large."""
+
+    def __init__(self, shards: Sequence[_Listed], looked: Sequence[_Looked], full: bool):
+        self._shards = [
+            (listed, found.keys, full or not found.whole)
+            for listed, found in zip(shards, looked, strict=True)
+            if found.keys is not None and listed.path.is_file()
+        ]
+        self._starts = np.cumsum([0, *(len(keys) for _, keys, _ in self._shards)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, number: int) -> tuple[Path, int, bool]:  # type: ignore[override]  # no slices
+        shard, row = self._place(number)
+        listed, _, full = self._shards[shard]
+        return listed.path, row, full
+
+    def named(self, number: int) -> tuple[_Listed, str]:
+        """The shard and the key of a video."""
+        shard, row = self._place(number)
+        listed, keys, _ = self._shards[shard]
+        return listed, keys[row].as_py()
+
+    def _place(self, number: int) -> tuple[int, int]:
+        shard = int(np.searchsorted(self._starts, number, "right")) - 1
+        return shard, number - int(self._starts[shard])
 
 
-def _decode(job: tuple[Path, int, bool]) -> str | None:
+def _check_videos(
+    shards: Sequence[_Listed], looked: Sequence[_Looked], config: CheckConfig, workers: int, findings: Findings
+) -> None:
+    videos = _Videos(shards, looked, config.decode == "full")
+    faults: dict[int, Fault] = {}
+    task = Task("videos", _decode, failed=lambda video, error: error, deadline=lambda video: config.deadline)
+    bar = tqdm(None, "videos", len(videos), unit=" videos", disable=None)
+    with process_pool(workers) as pool, bar:
+        for number, outcome in results(pool, 2 * workers, task, videos, range(len(videos))):
+            bar.update()
+            listed, key = videos.named(number)
+            counts = findings.splits[listed.split]
+            if isinstance(outcome, Exception):
+                counts.unreadable += 1
+                faults[number] = _fault("video", listed, cause_of(outcome, "decoded", config.deadline), key)
+                continue
+            counts.decoded += 1
+            if outcome is not None:
+                findings.slower[outcome] += 1
+    findings.faults += [faults[number] for number in sorted(faults)]
+
+
+def _decode(video: tuple[Path, int, bool]) -> str | None:
     """Decodes frames of a video as training does. Returns why it went a slower way where its index knew of none;
     raises VideoError where frames do not come."""
-    shard, row, full = job
+    shard, row, full = video
     table = _table(shard)
     first, after = (table[name][row].as_py() for name in ("start_frame", "end_frame"))
     with open_entry(shard, {name: table[name][row].as_py() for name in ENTRY}) as reader:

@@ -178,7 +178,7 @@ def _trained_on(
     labels = torch.from_numpy(split.labels[list(clips)]).repeat_interleave(draws, 0)
     if labels.ndim == 1:
         labels = labels.clamp(min=0)  # of a video without a label nothing is shown
-    ready, targets = inputs.train(TrainBatch(torch.cat(list(clips.values())), labels, []), rng)
+    ready, targets = inputs.train(TrainBatch(torch.cat(list(clips.values())), labels, [], []), rng)
     pictures = inputs.pictures(ready)
     captions = [
         "" if torch.equal(target, label) else _named(target, inputs.mirroring.classes)
