@@ -20,7 +20,8 @@ from .order import Balance, Draw, Position, TrainOrder, epoch_order, rank_share
 from .preparing import PrepareConfig, prepare
 from .shards import ShardedSplit
 from .sources import open_dataset
-from .verifying import CheckConfig, Fault, Findings, check_data
+from .verifying import CheckConfig, Findings, check_data
+from .verifying_shards import Fault
 from .workers import start_forkserver
 
 __all__ = [

@@ -110,7 +110,8 @@ def _end_with(parent: int) -> None:
 def results(
     pool: ProcessPool, at_once: int, task: Task[Piece], pieces: Sequence[Piece], todo: Iterable[int]
 ) -> Iterator[tuple[int, Any]]:
-    """(number, result) of the pieces of those numbers, as they come. A million futures would not fit, so only some are handed in at once."""
+    """(number, result) of the pieces of those numbers, as they come. A million futures would not fit, so only some are
+    handed in at once."""
     waiting = iter(todo)
     running: dict[Future, int] = {}
     while True:

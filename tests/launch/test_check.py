@@ -8,12 +8,13 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tubelet.datasets import DataError, index, read_card
+from tubelet.datasets import DataError, IndexConfig, index, index_data, read_card
 from tubelet.datasets.card import Shard, write_card
 from tubelet.datasets.index import index_path, read_index, write_index
 from tubelet.datasets.verifying import places
@@ -134,6 +135,27 @@ def test_labels_and_keys(copy: Path) -> None:
     doubles = {f["key"] for f in report["faults"] if f["cause"] == f"its key stands in {double.file} too"}
     assert doubles == set(keys(copy / double.file))
     assert any("there are 1 classes" in fault["cause"] for fault in report["faults"])
+
+
+def test_slower_ways_are_counted_by_reason(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The packets of a transport stream lie in pieces."""
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    source = next(videos.rglob("*.mp4"))
+    with av.open(str(source)) as given, av.open(str(tmp_path / "b.ts"), "w") as stream:
+        template = stream.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.stream = template
+                stream.mux(packet)
+    with tarfile.open(tars / "train-0.tar", "w") as tar:
+        tar.add(source, "a.mp4")
+        tar.add(tmp_path / "b.ts", "b.ts")
+    for _ in index_data(IndexConfig(str(tars), workers=1)):
+        pass
+    for decode in ("places", "none"):
+        main([str(tars), "--decode", decode, "--workers", "1"])
+        assert "1 videos take a slower way: its packets do not lie in the file" in capsys.readouterr().out
 
 
 def test_no_list_of_bad_videos_without_decoding(dataset: Path, tmp_path: Path) -> None:
