@@ -85,7 +85,15 @@ class Findings:
         return [(fault.key, fault.cause) for fault in self.faults if fault.what == "video" and fault.key is not None]
 
     def as_json(self) -> dict[str, Any]:
-        return {"good": not self.faults, **asdict(self)}
+        return {
+            "data": self.data,
+            "decode": self.decode,
+            "good": not self.faults,
+            "splits": {name: asdict(counts) for name, counts in self.splits.items()},
+            "slower": dict(self.slower),
+            "left_out": {shard: [each._asdict() for each in some] for shard, some in self.left_out.items()},
+            "faults": [asdict(fault) for fault in self.faults],
+        }
 
     def lines(self) -> Iterator[str]:
         """In words, without the faults."""

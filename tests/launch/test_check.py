@@ -151,11 +151,17 @@ def test_slower_ways_are_counted_by_reason(videos: Path, tmp_path: Path, capsys:
     with tarfile.open(tars / "train-0.tar", "w") as tar:
         tar.add(source, "a.mp4")
         tar.add(tmp_path / "b.ts", "b.ts")
+        tar.add(Path(__file__), "no_video.mp4")
     for _ in index_data(IndexConfig(str(tars), workers=1)):
         pass
     for decode in ("places", "none"):
-        main([str(tars), "--decode", decode, "--workers", "1"])
-        assert "1 videos take a slower way: its packets do not lie in the file" in capsys.readouterr().out
+        main([str(tars), "--decode", decode, "--workers", "1", "--report", str(tmp_path / "all.json")])
+        said = capsys.readouterr().out
+        assert "1 videos take a slower way: its packets do not lie in the file" in said
+        assert "1 samples are left out by the indices" in said
+        report = json.loads((tmp_path / "all.json").read_text())
+        assert list(report["slower"].values()) == [1]
+        assert report["left_out"]["train-0.tar"][0]["key"] == "no_video"
 
 
 def test_no_list_of_bad_videos_without_decoding(dataset: Path, tmp_path: Path) -> None:
