@@ -160,7 +160,7 @@ def test_slower_ways_are_counted_by_reason(videos: Path, tmp_path: Path, capsys:
         assert "1 videos take a slower way: its packets do not lie in the file" in said
         assert "1 samples are left out by the indices" in said
         report = json.loads((tmp_path / "all.json").read_text())
-        assert list(report["slower"].values()) == [1]
+        assert report["slower"]["its packets do not lie in the file as the decoder wants them"] == 1
         assert report["left_out"]["train-0.tar"][0]["key"] == "no_video"
 
 
