@@ -69,9 +69,9 @@ class Counts:
 
 @dataclass
 class Findings:
-    """slower: videos that are decoded in a slower way than they could be, by reason, of which one may have two: what its
-    packets are like, and what decoding meets. left_out: of each shard, samples that its index leaves out, which nothing
-    trips over."""
+    """slower: videos that are decoded in a slower way than they could be, by reason; one may have two, for what its
+    packets are like and for what decoding meets. left_out: of each shard, samples that its index leaves out, which
+    nothing trips over."""
 
     data: str
     decode: Decode

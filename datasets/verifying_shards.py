@@ -117,7 +117,7 @@ def _misfits(listed: Listed, index: Index) -> list[Fault]:
     try:
         samples, _ = read_samples(listed.path)
     except DataError as error:
-        return [fault_of("shard", listed, str(error))]
+        return [fault_of("shard", listed, str(error).removeprefix(f"{listed.path}: "))]
     there = {sample.key: (sample.suffix, *sample.place) for sample in samples}
     columns = ("suffix", "offset", "size", "header")
     rows = zip(*(index.table[name].to_pylist() for name in columns), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tubelet.datasets import DataError, IndexConfig, index, index_data, read_card
+from tubelet.datasets import DataError, IndexConfig, index, index_data, read_card, verifying
 from tubelet.datasets.card import Shard, write_card
 from tubelet.datasets.index import index_path, read_index, write_index
 from tubelet.datasets.verifying import places
 from tubelet.launch.check import main
 from tubelet.pipeline.faults import read_quarantine
+from tubelet.video import VideoReader
 
 
 @pytest.fixture
@@ -162,6 +164,23 @@ def test_slower_ways_are_counted_by_reason(videos: Path, tmp_path: Path, capsys:
         report = json.loads((tmp_path / "all.json").read_text())
         assert report["slower"]["its packets do not lie in the file as the decoder wants them"] == 1
         assert report["left_out"]["train-0.tar"][0]["key"] == "no_video"
+
+
+def test_a_video_that_hangs_is_given_up(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs, *_ = keys(shards(copy)[0])
+    opened = verifying.open_entry
+
+    def hanging(shard: Path, entry: dict) -> VideoReader:
+        if entry["key"] == hangs:
+            time.sleep(600)
+        return opened(shard, entry)
+
+    monkeypatch.setattr(verifying, "open_entry", hanging)
+    report = found(copy, "--deadline", "1")
+    (fault,) = report["faults"]
+    assert (fault["what"], fault["key"]) == ("video", hangs)
+    assert fault["cause"].startswith("not decoded within 1 s")
+    assert report["splits"]["train"]["decoded"] == 15
 
 
 def test_no_list_of_bad_videos_without_decoding(dataset: Path, tmp_path: Path) -> None:
