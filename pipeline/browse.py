@@ -23,7 +23,7 @@ from .sheets import Shown, Videos, write_page, write_sheet
 from .train import build_model, clip_of, clip_settings
 
 _TOGETHER = 4  # videos whose draws are augmented as one batch, so that mixup and CutMix have others to mix with
-_UNLABELLED = "unlabelled"
+_UNLABELLED = "(unlabelled)"
 _GREY = (0.45,) * 3, (0.225,) * 3  # mean and deviation where no model has its own
 
 

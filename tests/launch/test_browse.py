@@ -48,7 +48,18 @@ def browse(*words: object) -> None:
 
 
 def test_a_picture_by_the_command(tubelet, dataset: Path, tmp_path: Path) -> None:
-    done = tubelet("browse", dataset, "--model", "timesformer_tiny", "--per-class", 1, "--out", tmp_path / "sheet.png")
+    done = tubelet(
+        "browse",
+        dataset,
+        "--model",
+        "timesformer_tiny",
+        "--per-class",
+        1,
+        "--workers",
+        1,
+        "--out",
+        tmp_path / "sheet.png",
+    )
     assert done.code == 0, done.out
     assert "4 videos of 4 classes" in done.out
     picture = np.asarray(Image.open(tmp_path / "sheet.png"))
@@ -101,6 +112,18 @@ def test_what_cannot_be_read_is_a_gap_with_its_name(dataset: Path, tmp_path: Pat
     assert len(page.images) == (len(split) - 1) * (2 if augment else 1)
     (gap,) = [text for text in page.text if "cannot be read" in text]
     assert gap.startswith(f"{split.key(0)} cannot be read: ")
+
+
+def test_videos_without_labels_are_shown_too(videos: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        tar.add(next(videos.rglob("*.mp4")), "a.mp4")
+    for _ in index_data(IndexConfig(str(tmp_path), workers=1)):
+        pass
+    for augment in ((), ("--augment", "--draws", "2")):
+        browse(tmp_path, *augment, "--out", tmp_path / "page.html")
+        page = Page(tmp_path / "page.html")
+        assert "(unlabelled)" in page.text
+        assert {image["alt"] for image in page.images} == {"a"}
 
 
 def test_names_from_the_data_stay_text(videos: Path, tmp_path: Path) -> None:
