@@ -7,7 +7,7 @@ vector = model.embed(clip)              # (B, model.num_features)
 """
 
 from .cost import count_cost
-from .layouts import LoadReport, WeightsError, recognise
+from .layouts import LoadReport, WeightsError, recognise, shapes_of
 from .model import ClipSpec, Entry, Model
 from .published import PublishedWeights, clip_spec, fetch, meant_by, published_record, published_weights
 from .registry import UnknownModel, create_model, list_models, model_entry
@@ -38,4 +38,5 @@ __all__ = [
     "read_weights",
     "recognise",
     "save_model",
+    "shapes_of",
 ]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
@@ -108,6 +109,11 @@ def renamer(*rules: tuple[str, str]) -> Callable[[State], State]:
         return key
 
     return lambda state: {rename(key): value for key, value in state.items()}
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same names with tensors that have a shape and no values, for what only looks at shapes."""
+    return {key: torch.empty_like(value, device="meta") for key, value in weights.items()}
 
 
 def recognise(layouts: tuple[Layout, ...], state: State) -> Layout | None:

@@ -11,11 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .layouts import Layout, LoadReport, State, WeightsError, recognise, summarise_names
+from .layouts import Layout, LoadReport, State, WeightsError, recognise, shapes_of, summarise_names
 from .model import Model
 from .published import clip_spec, fetch, published_record
 from .registry import all_layouts, create_model, model_entry
@@ -111,7 +110,7 @@ def create_published(name: str, **changes: Any) -> Model:
 def count_classes(name: str, weights: Mapping[str, Tensor]) -> int | None:
     """How many classes weights of the model `name`, in any layout known for it, tell apart; None without a head."""
     layout = recognise(model_entry(name).build.weight_rules.layouts, dict(weights))
-    shapes = {key: torch.empty_like(value, device="meta") for key, value in weights.items()}
+    shapes = shapes_of(weights)
     head = None if layout is None else layout.convert(shapes).get("head.weight")
     return None if head is None else head.shape[0]
 

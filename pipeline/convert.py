@@ -28,6 +28,7 @@ from tubelet.backbones import (
     read_weights,
     recognise,
     save_model,
+    shapes_of,
 )
 
 from .config import KeyValues
@@ -116,7 +117,7 @@ def _call(config: ConvertConfig, weights: Mapping[str, Tensor]) -> tuple[dict[st
 def _settings(name: str, weights: Mapping[str, Tensor]) -> dict[str, object]:
     """What the publisher's network of these weights computes with, as far as their names tell."""
     layout = recognise(model_entry(name).build.weight_rules.layouts, dict(weights))
-    shapes = {key: torch.empty_like(value, device="meta") for key, value in weights.items()}
+    shapes = shapes_of(weights)
     with suppress(*_NO_SUCH_NETWORK):  # load_weights will say why
         return {} if layout is None else layout.settings(layout.convert(shapes))
     return {}
@@ -139,7 +140,7 @@ def _told_by(weights: Mapping[str, Tensor], model_args: Mapping[str, Any]) -> di
 
     Raises WeightsError where none or several fit: with names, of which one has to be told.
     """
-    shapes = {key: torch.empty_like(value, device="meta") for key, value in weights.items()}
+    shapes = shapes_of(weights)
     candidates = sorted(_candidates(shapes, model_args), key=lambda candidate: len(candidate[1]))
     fits: list[tuple[tuple[int, int], dict[str, Any]]] = []
     for call, differences, arguments in candidates:

@@ -140,7 +140,7 @@ class TestTheWrongWayRound:
         config = TrainConfig(
             ModelConfig("timesformer_tiny", model_args={"dim": 32, "depth": 1, "heads": 2}),
             DataConfig(str(dataset), batch_size=8, workers=0),
-            OptimConfig(epochs=1),
+            optim=OptimConfig(epochs=1),
             run=RunConfig(out=run, eval_every=0),
         )
         return train(replace(config))
