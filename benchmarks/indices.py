@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from tubelet.datasets import Card, ShardedSplit
-from tubelet.datasets.card import Shard, Split, write_card
-from tubelet.datasets.index import index_path, write_index
+from tubelet.datasets.shards.card import Shard, Split, write_card
+from tubelet.datasets.shards.index import index_path, write_index
 from tubelet.video import encode_video
 
 CLASSES = 400

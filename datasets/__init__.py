@@ -1,11 +1,9 @@
 """What is trained on: files as one manifest, shards written and read, batches in a resumable order, the demo set."""
 
 from .annotations import read_annotations
-from .card import Card, read_card
 from .demo import DemoConfig, make_demo
 from .errors import DataError
-from .indexing import IndexConfig, index_data
-from .loader import (
+from .loading.loader import (
     QUARANTINED,
     ClipSettings,
     TrainBatch,
@@ -15,14 +13,16 @@ from .loader import (
     train_draws,
     view_batches,
 )
+from .loading.order import Balance, Draw, Position, TrainOrder, epoch_order, rank_share
+from .loading.workers import start_forkserver
 from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
-from .order import Balance, Draw, Position, TrainOrder, epoch_order, rank_share
-from .preparing import PrepareConfig, prepare
-from .shards import ShardedSplit
-from .sources import open_dataset
-from .verifying import CheckConfig, Findings, check_data
-from .verifying_shards import Fault
-from .workers import start_forkserver
+from .preparing.steps import PrepareConfig, prepare
+from .shards.card import Card, read_card
+from .shards.indexing import IndexConfig, index_data
+from .shards.sources import open_dataset
+from .shards.split import ShardedSplit
+from .shards.verifying import CheckConfig, Findings, check_data
+from .shards.verifying_shards import Fault
 
 __all__ = [
     "QUARANTINED",

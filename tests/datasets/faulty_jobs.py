@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from tubelet.datasets import DataError
-from tubelet.datasets.jobs import Job, Trial
-from tubelet.datasets.workers import Batches, batches_made
+from tubelet.datasets.loading.jobs import Job, Trial
+from tubelet.datasets.loading.workers import Batches, batches_made
 from tubelet.video import VideoError
 
 PLACES, SHAPE = 3, (2, 5)

@@ -23,7 +23,7 @@ from tubelet.datasets import (
     train_batches,
     view_batches,
 )
-from tubelet.datasets.index import read_index
+from tubelet.datasets.shards.index import read_index
 from tubelet.launch.prepare import main
 from tubelet.video import encode_video, open_video
 

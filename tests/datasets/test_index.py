@@ -13,7 +13,7 @@ import pytest
 import webdataset
 
 from tubelet.datasets import DataError, ShardedSplit
-from tubelet.datasets.index import Index, index_path, read_index, write_index
+from tubelet.datasets.shards.index import Index, index_path, read_index, write_index
 from tubelet.video import VideoError, open_video
 
 Member = tuple[str, bytes]
@@ -248,7 +248,7 @@ class TestIndicesThatCannotBeUsed:
 
     def test_of_another_version(self, shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr("tubelet.datasets.index.INDEX_VERSION", 9)
+            patch.setattr("tubelet.datasets.shards.index.INDEX_VERSION", 9)
             write_index(shard)
         self.refused(shard, "of version 9")
 

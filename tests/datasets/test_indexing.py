@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tubelet.datasets import DataError, ShardedSplit, read_card
-from tubelet.datasets.index import index_path
+from tubelet.datasets.shards.index import index_path
 from tubelet.launch.index import main
 from tubelet.video import VideoError
 
@@ -134,7 +134,7 @@ def test_what_is_left_out_is_named(tars: Path, capsys: pytest.CaptureFixture) ->
 def test_a_decoder_that_hangs_meets_its_deadline(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
-    from tubelet.datasets.scanning import scan_video
+    from tubelet.datasets.shards.scanning import scan_video
 
     def slow_scan(source: object, *, name: str):
         if name == victim:
@@ -142,7 +142,7 @@ def test_a_decoder_that_hangs_meets_its_deadline(tars: Path, monkeypatch: pytest
         return scan_video(source, name=name)
 
     victim = "00003"
-    monkeypatch.setattr("tubelet.datasets.scanning.scan_video", slow_scan)
+    monkeypatch.setattr("tubelet.datasets.shards.scanning.scan_video", slow_scan)
     run(tars, "--deadline", 3)
     report = json.loads((tars / "index-report.json").read_text())
     assert {(entry["key"], entry["cause"][:29]) for entry in report} == {(victim, "not looked through within 3 s")}

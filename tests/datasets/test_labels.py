@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tubelet.datasets import DataError
-from tubelet.datasets.index import SCHEMA
-from tubelet.datasets.labels import classes_told, is_multilabel, label_array, label_lists
+from tubelet.datasets.shards.index import SCHEMA
+from tubelet.datasets.shards.labels import classes_told, is_multilabel, label_array, label_lists
 
 CLASSES = ["b", "a", "c"]
 Row = tuple[list[int] | None, list[str] | None, str | None]

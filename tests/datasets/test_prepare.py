@@ -9,7 +9,7 @@ import pytest
 import webdataset
 
 from tubelet.datasets import DataError, PrepareConfig, ShardedSplit, prepare, read_card
-from tubelet.datasets.index import read_index
+from tubelet.datasets.shards.index import read_index
 from tubelet.video import open_video
 
 
@@ -84,7 +84,7 @@ def test_bad_files_are_reported_and_left_out(videos: Path, tmp_path: Path) -> No
 def test_a_decoder_that_hangs_meets_its_deadline(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
-    from tubelet.datasets.checking import probe
+    from tubelet.datasets.preparing.checking import probe
 
     stuck = next((videos / "left").iterdir()).name
 
@@ -93,7 +93,7 @@ def test_a_decoder_that_hangs_meets_its_deadline(videos: Path, tmp_path: Path, m
             time.sleep(60)
         return probe(source, **options)
 
-    monkeypatch.setattr("tubelet.datasets.checking.probe", slow_probe)
+    monkeypatch.setattr("tubelet.datasets.preparing.checking.probe", slow_probe)
     prepare(PrepareConfig(out=tmp_path / "out", videos=videos, max_bad="1", deadline=5, check="packets"))
     bad = json.loads((tmp_path / "out" / "report.json").read_text())["bad"]
     assert [(Path(entry["path"]).name, entry["cause"][:22]) for entry in bad] == [(stuck, "not checked within 5 s")]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tubelet.datasets import DataError, PrepareConfig, prepare
-from tubelet.datasets.ranks import Ranks
+from tubelet.datasets.processes.ranks import Ranks
 
 FORK = multiprocessing.get_context("fork")
 
@@ -44,7 +44,7 @@ def outcome(folder: Path, act: str) -> list[tuple]:
 
 
 def test_they_meet_after_any_earlier_meeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tubelet.datasets.ranks._BEAT_S", 0.3)
+    monkeypatch.setattr("tubelet.datasets.processes.ranks._BEAT_S", 0.3)
     died = outcome(tmp_path / "ranks", "die")
     assert [result[0] for result in died] == [0, 2]
     assert all("rank 1 of 3 has given no sign of life for 2 s (waited for: second)" in text for _, text in died)
@@ -87,10 +87,10 @@ def test_the_same_bytes_from_any_number_of_ranks(videos: Path, tmp_path: Path) -
 
 def test_more_or_fewer_ranks_go_on_with_the_work(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = PrepareConfig(out=tmp_path / "out", videos=videos, name="same", shard_mb=0.1, check="packets", workers=1)
-    monkeypatch.setattr("tubelet.datasets.preparing.plan_shards", None)
+    monkeypatch.setattr("tubelet.datasets.preparing.steps.plan_shards", None)
     assert share(config, 3) == [1, 1, 1]
     monkeypatch.undo()
-    monkeypatch.setattr("tubelet.datasets.checking.probe", None)
+    monkeypatch.setattr("tubelet.datasets.preparing.checking.probe", None)
     assert share(config, 2) == [0, 0]
     prepare(config)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tubelet.datasets import DataError, PrepareConfig, ShardedSplit, prepare, read_card
-from tubelet.datasets.journal import Journal
+from tubelet.datasets.processes.journal import Journal
 
 FORK = multiprocessing.get_context("fork")
 
@@ -111,10 +111,10 @@ def test_what_is_done_is_not_done_again(
             raise OSError(errno.ENOSPC, "No space left on device", str(shard))
         write_index(shard)
 
-    from tubelet.datasets.index import write_index
+    from tubelet.datasets.shards.index import write_index
 
     config = config_of(some, tmp_path / "out")
-    monkeypatch.setattr("tubelet.datasets.writing.write_index", full)
+    monkeypatch.setattr("tubelet.datasets.preparing.writing.write_index", full)
     with pytest.raises(DataError, match=r"out: the disk is full\. Writing the shards needs about 0\.\d MB more"):
         prepare(config)
     whole = {path.name: path.stat().st_mtime_ns for path in config.out.glob("*.tar")}
@@ -124,7 +124,7 @@ def test_what_is_done_is_not_done_again(
     def must_not_run(*arguments: object, **named: object) -> None:
         raise AssertionError("this was done already")
 
-    monkeypatch.setattr("tubelet.datasets.writing.write_index", write_index)
+    monkeypatch.setattr("tubelet.datasets.preparing.writing.write_index", write_index)
     for name in ("checking.probe", "encoding.reencode"):
         monkeypatch.setattr(f"tubelet.datasets.{name}", must_not_run)
     prepare(config)
@@ -168,7 +168,7 @@ def test_another_command_is_told_what_differs(some: Path, tmp_path: Path, monkey
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tubelet.datasets.preparing.plan_shards", stop)
+        patch.setattr("tubelet.datasets.preparing.steps.plan_shards", stop)
         with pytest.raises(OSError, match="Input/output"):
             prepare(config)
     refused = r"unfinished work of another command: "

@@ -28,8 +28,8 @@ from tubelet.datasets import (
     read_card,
     train_batches,
 )
-from tubelet.datasets.index import index_path
-from tubelet.datasets.patterns import expand, split_of
+from tubelet.datasets.shards.index import index_path
+from tubelet.datasets.shards.patterns import expand, split_of
 
 
 class Server:
@@ -60,7 +60,7 @@ class Server:
 @pytest.fixture
 def server(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Serves a copy of the dataset at URL/data."""
-    monkeypatch.setattr("tubelet.datasets.cache._PAUSE_S", 0)
+    monkeypatch.setattr("tubelet.datasets.shards.cache._PAUSE_S", 0)
     shutil.copytree(dataset, tmp_path / "www" / "data")
     server = Server(tmp_path / "www")
     yield server

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tubelet.datasets import DataError, IndexConfig, index, index_data, read_card, verifying
-from tubelet.datasets.card import Shard, write_card
-from tubelet.datasets.index import index_path, read_index, write_index
-from tubelet.datasets.verifying import places
+from tubelet.datasets.shards.card import Shard, write_card
+from tubelet.datasets.shards.index import index_path, read_index, write_index
+from tubelet.datasets.shards.verifying import places
 from tubelet.launch.check import main
 from tubelet.pipeline.faults import read_quarantine
 from tubelet.video import VideoReader

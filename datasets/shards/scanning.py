@@ -12,10 +12,9 @@ from tqdm import tqdm
 
 from tubelet.video import Scan, Span, scan_video
 
-from .checking import cause_of
-from .errors import DataError
+from ..errors import DataError
+from ..processes.parallel import cause_of, process_pool
 from .index import write_index
-from .parallel import process_pool
 from .samples import Sample
 
 DEADLINE_S = 120.0

@@ -20,15 +20,14 @@ import tyro
 from pydantic import Field
 from tqdm import tqdm
 
-from .checking import cause_of
-from .errors import DataError
+from ..errors import DataError
+from ..processes.parallel import Task, cause_of, process_pool, results
 from .index import read_index
-from .parallel import Task, process_pool, results
 from .patterns import is_local
 from .samples import LeftOut
 from .scanning import DEADLINE_S
-from .shards import ENTRY, open_entry
 from .sources import Dataset, open_dataset
+from .split import ENTRY, open_entry
 from .verifying_shards import Fault, Listed, Looked, check_shard, doubles, fault_of
 
 Decode = Literal["places", "full", "none"]

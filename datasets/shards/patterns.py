@@ -9,8 +9,8 @@ from pathlib import Path
 import braceexpand
 import fsspec
 
-from .errors import DataError
-from .manifest import split_named
+from ..errors import DataError
+from ..manifest import split_named
 
 PIPE = "pipe:"
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)

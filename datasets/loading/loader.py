@@ -25,10 +25,10 @@ from tubelet.video import (
     spatial_boxes,
 )
 
-from .errors import DataError
+from ..errors import DataError
+from ..shards.split import ShardedSplit
 from .jobs import Job, Outcome, Trial
 from .order import Draw, Position, TrainOrder, sample_rng
-from .shards import ShardedSplit
 from .workers import Batches, batches_made
 
 BadSamples = Literal["replace", "skip", "stop"]

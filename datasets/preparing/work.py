@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .card import CARD_FILE, read_card
-from .errors import DataError
-from .manifest import Manifest, Video
+from ..errors import DataError
+from ..manifest import Manifest, Video
+from ..shards.card import CARD_FILE, read_card
 
 REPORT_FILE = "report.json"
 _FOLDER = ".unfinished"

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import TimeoutError as DeadlineError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
+
+from tubelet.video import VideoError
 
 from .journal import Journal
 from .ranks import Ranks
@@ -128,3 +131,14 @@ def results(
             except Exception as error:
                 result = task.failed(pieces[number], error)
             yield number, result
+
+
+def cause_of(error: Exception, doing: str, deadline: float) -> str:
+    """Why a piece of work has no result, in words for its user."""
+    if isinstance(error, VideoError):
+        return error.cause
+    if isinstance(error, DeadlineError):
+        return f"not {doing} within {deadline:g} s: the decoder hangs or the disk is very slow"
+    if isinstance(error, ProcessExpired):
+        return f"the decoder crashed (exit code {error.exitcode})"
+    return f"{type(error).__name__}: {error}"

@@ -15,7 +15,7 @@ from pathlib import Path
 import filelock
 import fsspec
 
-from .errors import DataError
+from ..errors import DataError
 from .patterns import PIPE
 
 _TRIES = 3

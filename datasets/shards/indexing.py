@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 import tyro
 from pydantic import Field
 
-from .annotations.classes import read_classes
+from ..annotations.classes import read_classes
+from ..errors import DataError
 from .card import CARD_FILE, Card, read_card, write_card
-from .errors import DataError
 from .index import Index, belongs, read_index
 from .patterns import expand, is_local, names_shards, split_of
 from .scanning import DEADLINE_S, index_shards

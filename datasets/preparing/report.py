@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ..manifest import SPLITS, Video
 from .checking import Bad
 from .encoding import Encoding
-from .manifest import SPLITS, Video
 from .work import REPORT_FILE, work_folder
 
 _SHOWN = 20  # bad videos named on the terminal

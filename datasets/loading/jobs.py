@@ -11,7 +11,7 @@ import torch
 
 from tubelet.video import VideoError
 
-from .errors import DataError
+from ..errors import DataError
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .annotations import read_annotations
-from .card import VERSION, Card, read_card, write_card
+from ..annotations import read_annotations
+from ..errors import DataError
+from ..manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
+from ..processes.disk import megabytes, room_for
+from ..processes.parallel import Crew
+from ..processes.ranks import Ranks
+from ..shards.card import VERSION, Card, read_card, write_card
+from ..shards.index import INDEX_VERSION
 from .checking import Bad, Checked, check_all
-from .disk import megabytes, room_for
 from .encoding import bytes_to_come, reencode_all
-from .errors import DataError
-from .index import INDEX_VERSION
-from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
-from .parallel import Crew
-from .ranks import Ranks
 from .report import bad_of_all, write_report
 from .work import (
     RANKS_FOLDER,

@@ -13,9 +13,9 @@ import numpy as np
 
 from tubelet.video import Quality, VideoInfo, measure_quality, reencode
 
-from .checking import Bad, Checked, cause_of
-from .disk import megabytes, sync
-from .parallel import Crew, Task, do_all
+from ..processes.disk import megabytes, sync
+from ..processes.parallel import Crew, Task, cause_of, do_all
+from .checking import Bad, Checked
 
 _TASK = "re-encoding"
 _BYTES_A_FRAME = 2500  # of Kinetics with a short side of 256

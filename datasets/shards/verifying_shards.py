@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from tubelet.video import Scan
 
+from ..errors import DataError
 from .cache import hash_of
 from .card import Shard
-from .errors import DataError
 from .index import Index, index_path, read_index
 from .labels import label_lists
 from .samples import LeftOut, read_samples

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .errors import DataError
+from ..errors import DataError
 
 _POLL_S = 0.2
 _BEAT_S = 3.0

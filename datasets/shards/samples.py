@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from .errors import DataError
+from ..errors import DataError
 
 BLOCK = 512  # bytes of a tar's unit; the header of a member is the one before its first byte
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)

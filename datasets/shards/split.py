@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from tubelet.video import Scan, Span, VideoError, VideoReader, open_video
 
+from ..errors import DataError
 from .card import Card
-from .errors import DataError
 from .labels import label_array, label_lists
 from .samples import checksum_before
 from .sources import open_dataset

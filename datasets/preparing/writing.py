@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import webdataset
 
-from .card import Shard, Split
+from ..errors import DataError
+from ..manifest import SPLITS
+from ..processes.disk import sync
+from ..processes.parallel import Crew, Task, do_all
+from ..shards.card import Shard, Split
+from ..shards.index import index_path, read_index, write_index
 from .checking import Checked
-from .disk import sync
-from .errors import DataError
-from .index import index_path, read_index, write_index
-from .manifest import SPLITS
-from .parallel import Crew, Task, do_all
 
 
 @dataclass(frozen=True)

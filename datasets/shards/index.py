@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from tubelet.video import Scan, Span, VideoError, scan_video
 
-from .errors import DataError
+from ..errors import DataError
 from .samples import LeftOut, Place, Sample, checksum_before, read_samples
 
 INDEX_VERSION = 3

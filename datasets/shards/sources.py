@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from ..errors import DataError
 from .cache import NotThere, alone, bring, cached_path, default_cache
 from .card import CARD_FILE, Card, Shard, Split, card_in, read_card
-from .errors import DataError
 from .index import INDEX_SUFFIX, Index, index_path, read_index
 from .labels import classes_told, is_multilabel, label_lists
 from .patterns import PIPE, expand, is_local, names_shards, split_of

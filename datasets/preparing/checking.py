@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import TimeoutError as DeadlineError
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pebble import ProcessExpired
 
-from tubelet.video import VideoError, VideoInfo, frames_between, open_video, probe
+from tubelet.video import VideoInfo, frames_between, open_video, probe
 
-from .manifest import Video
-from .parallel import Crew, Task, do_all
+from ..manifest import Video
+from ..processes.parallel import Crew, Task, cause_of, do_all
 
 # A file is the clip itself, and not a longer video around it, when it is no longer than that and what a cut at the
 # frames of a slow video may add.
@@ -101,13 +99,3 @@ def _outcome(video: Video, result: Any, size: int) -> Checked | Bad:
     info, first, after, whole = result
     video = replace(video, start=None, end=None) if whole else video
     return Checked(video, video.path, size, VideoInfo(**info), first, after)
-
-
-def cause_of(error: Exception, doing: str, deadline: float) -> str:
-    if isinstance(error, VideoError):
-        return error.cause
-    if isinstance(error, DeadlineError):
-        return f"not {doing} within {deadline:g} s: the decoder hangs or the disk is very slow"
-    if isinstance(error, ProcessExpired):
-        return f"the decoder crashed (exit code {error.exitcode})"
-    return f"{type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .errors import DataError
+from ..errors import DataError
 from .jobs import Job, Outcome, Trial, attempt
 from .shared import SharedMemory
 

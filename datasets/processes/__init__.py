@@ -1,0 +1,1 @@
+"""Work in processes of their own, on one machine or several: deadlines, what is done already, a full disk."""
