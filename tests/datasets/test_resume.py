@@ -126,7 +126,7 @@ def test_what_is_done_is_not_done_again(
 
     monkeypatch.setattr("tubelet.datasets.preparing.writing.write_index", write_index)
     for name in ("checking.probe", "encoding.reencode"):
-        monkeypatch.setattr(f"tubelet.datasets.{name}", must_not_run)
+        monkeypatch.setattr(f"tubelet.datasets.preparing.{name}", must_not_run)
     prepare(config)
     assert whole.items() <= {path.name: path.stat().st_mtime_ns for path in config.out.glob("*.tar")}.items()
     assert contents(config.out) == contents(undisturbed)
