@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tubelet.datasets import DataError, IndexConfig, index, index_data, read_card, verifying
+from tubelet.datasets import DataError, IndexConfig, index_data, read_card
+from tubelet.datasets.shards import index, verifying
 from tubelet.datasets.shards.card import Shard, write_card
 from tubelet.datasets.shards.index import index_path, read_index, write_index
 from tubelet.datasets.shards.verifying import places
