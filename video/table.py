@@ -69,13 +69,15 @@ class Scan:
             times = np.frombuffer(data, np.float64, timed // 8, at + head)
             flags = np.frombuffer(data, np.uint8, packets, at + head + timed)
             ranked = np.frombuffer(data, np.uint8, 32 * packets, at + head + timed + packets).reshape(4, 8, packets)
-        except (zlib.error, ValueError) as error:
+            info, decoder = VideoInfo(**facts["info"]), Decoder.from_json(facts["decoder"])
+            time_base, plain = Fraction(facts["time_base"]), {name: facts[name] for name in _PLAIN}
+        except (zlib.error, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"not a packed scan ({error})") from error
         pts, dts, sizes, gaps = np.ascontiguousarray(ranked.transpose(0, 2, 1)).view(np.int64)[..., 0]
         pts, dts = np.cumsum(pts), np.cumsum(dts)
         shown = np.flatnonzero(flags & 4)
         scan = cls(
-            VideoInfo(**facts["info"]),
+            info,
             pts,
             dts,
             (flags & 1).astype(bool),
@@ -84,9 +86,9 @@ class Scan:
             sizes,
             shown[np.argsort(pts[shown], kind="stable")],
             times,
-            Decoder.from_json(facts["decoder"]),
-            Fraction(facts["time_base"]),
-            **{name: facts[name] for name in _PLAIN},
+            decoder,
+            time_base,
+            **plain,
         )
         return scan if timed else replace(scan, times=scan._stamped_times())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def test_a_packed_scan_comes_back_whole(videos: dict[str, Path], name: str) -> N
 def test_other_bytes_are_no_scan() -> None:
     with pytest.raises(ValueError, match="not a packed scan"):
         Scan.unpack(b"a few bytes")
+
+
+def test_a_scan_of_another_version_is_no_scan(videos: dict[str, Path]) -> None:
+    packed = zlib.decompress(scan_video(videos["one.mp4"]).pack())
+    with pytest.raises(ValueError, match="not a packed scan"):
+        Scan.unpack(zlib.compress(packed.replace(b'"bits"', b'"bots"')))
 
 
 def test_a_span_of_a_file_is_a_video(videos: dict[str, Path], tmp_path: Path) -> None:
