@@ -153,6 +153,7 @@ def test_gradients_of_a_block(shape: tuple[int, ...], shifted: bool) -> None:
 
 def test_dropout_reaches_the_scores() -> None:
     model, x = randomised("swin_t", attention_dropout=0.5).train(), noise(2, 3, 12, 12)
+    torch.manual_seed(0)  # now and then chance drops all that a table has a gradient from
     first = model(x)
     assert not torch.allclose(first, model(x))
     first.sum().backward()
