@@ -70,7 +70,7 @@ class _Cut:
 
     def __init__(self, name: str, box: Box) -> None:
         self._frame = VideoFrame(box[3], box[2], name)
-        self._planes = [_samples(plane) for plane in self._frame.planes]
+        self._planes = [samples(plane) for plane in self._frame.planes]
 
     def fits(self, name: str, box: Box) -> bool:
         return (self._frame.height, self._frame.width, self._frame.format.name) == (box[2], box[3], name)
@@ -79,12 +79,12 @@ class _Cut:
         self._frame.colorspace, self._frame.color_range = frame.colorspace, frame.color_range
         for plane, place in zip(frame.planes, self._planes, strict=True):
             row, column = box[0] // -(-frame.height // plane.height), box[1] // -(-frame.width // plane.width)
-            place[...] = _samples(plane)[row : row + place.shape[0], column : column + place.shape[1]]
+            place[...] = samples(plane)[row : row + place.shape[0], column : column + place.shape[1]]
         return self._frame
 
 
-def _samples(plane: VideoPlane) -> np.ndarray:
-    """uint8 (height, width) of a plane, a view."""
+def samples(plane: VideoPlane) -> np.ndarray:
+    """uint8 (height, width) of a plane with a byte a sample, a view."""
     return np.ndarray((plane.height, plane.width), np.uint8, memoryview(plane), 0, (plane.line_size, 1))
 
 

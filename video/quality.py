@@ -14,7 +14,8 @@ from av.video.frame import VideoFrame
 from torch.nn.functional import avg_pool2d
 
 from .opening import open_video, scan_video
-from .reencode import plane_of, shown_frames
+from .pixels import samples
+from .reencode import shown_frames
 from .sampling import random_clip
 from .scan import scan_source
 from .source import Source
@@ -59,7 +60,7 @@ def measure_quality(source: str | Path, encoded: Path, frames: tuple[int, int], 
 def _compared(originals: Iterator[VideoFrame], copies: Iterator[VideoFrame]) -> Iterator[tuple[float, float]]:
     """(mean squared error, SSIM) of the luma of each pair."""
     for pair in zip(originals, copies, strict=True):
-        original, copy = (torch.from_numpy(plane_of(frame, 0)).float()[None] for frame in pair)
+        original, copy = (torch.from_numpy(samples(frame.planes[0])).float()[None] for frame in pair)
         yield float((original - copy).square().mean()), _ssim(original, copy)
 
 

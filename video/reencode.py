@@ -23,6 +23,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from .encode import writing
 from .errors import VideoError
 from .info import VideoInfo
+from .pixels import samples
 from .scan import Scan, decode_all, scan_source, video_stream
 from .source import Source, Span
 
@@ -113,22 +114,15 @@ def _upright(frame: VideoFrame, quarters: int) -> VideoFrame:
     """yuv420p, turned clockwise, without what is odd on its right and at its bottom."""
     if not quarters and frame.width % 2 == frame.height % 2 == 0:
         return frame
-    planes = [np.rot90(plane_of(frame, number), -quarters) for number in range(3)]
+    planes = [np.rot90(samples(frame.planes[number]), -quarters) for number in range(3)]
     height, width = (side - side % 2 for side in planes[0].shape)
     turned = VideoFrame(width, height, "yuv420p")
     for number, plane in enumerate(planes):
-        pixels = plane_of(turned, number)
+        pixels = samples(turned.planes[number])
         pixels[:] = plane[: pixels.shape[0], : pixels.shape[1]]
     turned.color_range, turned.colorspace = frame.color_range, frame.colorspace
     turned.color_primaries, turned.color_trc = frame.color_primaries, frame.color_trc
     return turned
-
-
-def plane_of(frame: VideoFrame, number: int) -> np.ndarray:
-    """Plane `number` of a yuv420p frame as (height, width) uint8 in its own memory."""
-    plane = frame.planes[number]
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-    return rows[: plane.height, : plane.width]
 
 
 def _from_start(source: Source, scan: Scan, first: int, after: int) -> Iterator[VideoFrame]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tubelet.video import VideoInfo, frames_between, open_video, probe
+from tubelet.video import VideoInfo, frames_between, scan_video
 
 from ..manifest import Video
 from ..processes.parallel import Crew, Task, cause_of, do_all
@@ -72,17 +72,13 @@ def _check_file(decode: bool, clips: Sequence[Video]) -> list[Any]:
     """Of each video that is in one file, the cause why it is bad, or [info, first frame, frame after the last, whether
     it is the whole file although the manifest gives it times]."""
     path = clips[0].path
-    info = probe(path, decode=decode)
-    times = None
-    if any(video.start is not None or video.end is not None for video in clips):
-        with open_video(path) as reader:
-            times = reader.times()
-    return [_part(video, info, times) for video in clips]
+    scan = scan_video(path, decode=decode)
+    return [_part(video, scan.info, scan.times) for video in clips]
 
 
-def _part(video: Video, info: VideoInfo, times: np.ndarray | None) -> Any:
+def _part(video: Video, info: VideoInfo, times: np.ndarray) -> Any:
     whole = [asdict(info), 0, info.frames, True]
-    if times is None or (video.start is None and video.end is None):
+    if video.start is None and video.end is None:
         return whole
     start, end = video.start or 0.0, math.inf if video.end is None else video.end
     if video.may_be_trimmed and (info.duration <= end - start + _TRIMMING_SLACK_S or start >= info.duration):

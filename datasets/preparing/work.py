@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import DataError
 from ..manifest import Manifest, Video
 from ..shards.card import CARD_FILE, read_card
+from ..shards.index import INDEX_SUFFIX
 
 REPORT_FILE = "report.json"
 _FOLDER = ".unfinished"
@@ -164,7 +165,8 @@ def _empty(out: Path) -> None:
     that something is finished, then what says that something can be gone on with."""
     (out / CARD_FILE).unlink(missing_ok=True)
     close_folder(out)
-    for path in (out / REPORT_FILE, *out.glob("*.index.parquet"), *out.glob("*.tar")):
+    # *.index.parquet: of a dataset that an older tubelet made.
+    for path in (out / REPORT_FILE, *out.glob(f"*{INDEX_SUFFIX}"), *out.glob("*.index.parquet"), *out.glob("*.tar")):
         path.unlink(missing_ok=True)
 
 

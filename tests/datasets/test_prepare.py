@@ -84,16 +84,16 @@ def test_bad_files_are_reported_and_left_out(videos: Path, tmp_path: Path) -> No
 def test_a_decoder_that_hangs_meets_its_deadline(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
-    from tubelet.datasets.preparing.checking import probe
+    from tubelet.datasets.preparing.checking import scan_video
 
     stuck = next((videos / "left").iterdir()).name
 
     def slow_probe(source: Path, **options: bool):
         if source.name == stuck:
             time.sleep(60)
-        return probe(source, **options)
+        return scan_video(source, **options)
 
-    monkeypatch.setattr("tubelet.datasets.preparing.checking.probe", slow_probe)
+    monkeypatch.setattr("tubelet.datasets.preparing.checking.scan_video", slow_probe)
     prepare(PrepareConfig(out=tmp_path / "out", videos=videos, max_bad="1", deadline=5, check="packets"))
     bad = json.loads((tmp_path / "out" / "report.json").read_text())["bad"]
     assert [(Path(entry["path"]).name, entry["cause"][:22]) for entry in bad] == [(stuck, "not checked within 5 s")]

@@ -90,7 +90,7 @@ def test_more_or_fewer_ranks_go_on_with_the_work(videos: Path, tmp_path: Path, m
     monkeypatch.setattr("tubelet.datasets.preparing.steps.plan_shards", None)
     assert share(config, 3) == [1, 1, 1]
     monkeypatch.undo()
-    monkeypatch.setattr("tubelet.datasets.preparing.checking.probe", None)
+    monkeypatch.setattr("tubelet.datasets.preparing.checking.scan_video", None)
     assert share(config, 2) == [0, 0]
     prepare(config)
 

@@ -125,7 +125,7 @@ def test_what_is_done_is_not_done_again(
         raise AssertionError("this was done already")
 
     monkeypatch.setattr("tubelet.datasets.preparing.writing.write_index", write_index)
-    for name in ("checking.probe", "encoding.reencode"):
+    for name in ("checking.scan_video", "encoding.reencode"):
         monkeypatch.setattr(f"tubelet.datasets.preparing.{name}", must_not_run)
     prepare(config)
     assert whole.items() <= {path.name: path.stat().st_mtime_ns for path in config.out.glob("*.tar")}.items()
@@ -181,7 +181,10 @@ def test_another_command_is_told_what_differs(some: Path, tmp_path: Path, monkey
         labels.write("\nanother.mp4,left,,")
     with pytest.raises(DataError, match=refused + r"another is new, .*bad has changed"):
         prepare(config)
+    (config.out / "old-train-000000.index.arrow").touch()  # of a dataset with more shards, or of another name
+    (config.out / "old-train-000000.index.parquet").touch()
     card = prepare(replace(config, overwrite=True, workers=1))
+    assert not list(config.out.glob("old-*"))
     assert sum(split.listed for split in card.splits.values()) == 17
     with pytest.raises(DataError, match=r"already holds a dataset; add --overwrite.*--encode is keep and was fast"):
         prepare(replace(config, encode="keep"))
