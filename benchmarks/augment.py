@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from tubelet.pipeline.config import AugmentConfig
-from tubelet.pipeline.mixing import mix
+from tubelet.pipeline.inputs.mixing import mix
 from tubelet.video import Augmentation, Erasing, RandAugment, augment
 
 FILL = (114, 114, 114)

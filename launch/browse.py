@@ -12,7 +12,7 @@ from tubelet.launch.main import parse, start
 
 
 def main(argv: Sequence[str]) -> None:
-    from tubelet.pipeline.browse import BrowseConfig, browse
+    from tubelet.pipeline.pictures.browse import BrowseConfig, browse
 
     print(browse(parse(BrowseConfig, "browse", __doc__, argv)))
 

@@ -17,8 +17,8 @@ _SHOWN = 20  # faults named on the terminal
 
 def main(argv: Sequence[str]) -> None:
     from tubelet.datasets import CheckConfig, DataError, check_data
-    from tubelet.pipeline.faults import write_quarantine
     from tubelet.pipeline.files import write_json
+    from tubelet.pipeline.training.faults import write_quarantine
 
     config = parse(CheckConfig, "check", __doc__, argv)
     findings = check_data(config)

@@ -13,7 +13,7 @@ class DoctorConfig:
 
 def main(argv: Sequence[str]) -> None:
     parse(DoctorConfig, "doctor", __doc__, argv)
-    from tubelet.pipeline.environment import report
+    from tubelet.pipeline.cluster.environment import report
 
     for line in report():
         print(line)

@@ -11,7 +11,7 @@ from tubelet.launch.main import parse, start
 
 
 def main(argv: Sequence[str]) -> None:
-    from tubelet.pipeline.embed import EmbedConfig, embed
+    from tubelet.pipeline.embedding.embed import EmbedConfig, embed
 
     embed(parse(EmbedConfig, "embed", __doc__, argv))
 

@@ -11,7 +11,7 @@ from tubelet.launch.main import parse, start
 
 
 def main(argv: Sequence[str]) -> None:
-    from tubelet.pipeline.evaluate import EvaluateConfig, evaluate
+    from tubelet.pipeline.evaluation.evaluate import EvaluateConfig, evaluate
 
     evaluate(parse(EvaluateConfig, "evaluate", __doc__, argv))
 

@@ -87,8 +87,8 @@ def _is_for_the_user(error: Exception) -> bool:
 
 
 def _leave(code: int) -> None:
-    if "tubelet.pipeline.distributed" in sys.modules:
-        sys.modules["tubelet.pipeline.distributed"].leave(code)
+    if "tubelet.pipeline.cluster.distributed" in sys.modules:
+        sys.modules["tubelet.pipeline.cluster.distributed"].leave(code)
     raise SystemExit(code)
 
 

@@ -18,7 +18,7 @@ from tubelet.launch.main import parse, start
 
 def main(argv: Sequence[str]) -> None:
     from tubelet.datasets import PrepareConfig, prepare
-    from tubelet.pipeline.distributed import rank_and_size
+    from tubelet.pipeline.cluster.distributed import rank_and_size
 
     config = parse(PrepareConfig, "prepare", __doc__, argv)
     rank, size = rank_and_size()

@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     recipe = first.parse_known_args(argv)[0].recipe
     config = parse(TrainConfig, "train", __doc__, argv, read_recipe(recipe) if recipe else None)
 
-    from tubelet.pipeline.train import train
+    from tubelet.pipeline.training.train import train
 
     train(config)
 

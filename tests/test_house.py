@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,17 @@ def test_imports_go_down(folder: str) -> None:
                 assert rest[0] == folder or rest[0] in MAY_IMPORT[folder], (
                     f"{file} imports {name}, which is not below it"
                 )
+
+
+def test_every_package_is_installed() -> None:
+    """pyproject.toml names the packages, since their folders do not lie under a folder `tubelet`."""
+    listed = set(re.findall(r'"(tubelet\.[a-z.0-9_]+)",', (ROOT / "pyproject.toml").read_text()))
+    found = {
+        ".".join(("tubelet", *file.parent.relative_to(ROOT).parts))
+        for folder in MAY_IMPORT
+        for file in (ROOT / folder).rglob("__init__.py")
+    }
+    assert found <= listed, f"not in pyproject.toml: {sorted(found - listed)}"
 
 
 def test_no_script_bears_the_name_of_another_module() -> None:

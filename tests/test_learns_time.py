@@ -29,10 +29,10 @@ from tubelet.datasets import (
     view_batches,
 )
 from tubelet.pipeline.config import TrainConfig, read_recipe
-from tubelet.pipeline.engine import parameter_groups
-from tubelet.pipeline.inputs import ClipInput, TrainInput
-from tubelet.pipeline.mirroring import Mirroring
-from tubelet.pipeline.schedule import learning_rate
+from tubelet.pipeline.inputs.clips import ClipInput, TrainInput
+from tubelet.pipeline.inputs.mirroring import Mirroring
+from tubelet.pipeline.training.engine import parameter_groups
+from tubelet.pipeline.training.schedule import learning_rate
 
 CPU = torch.device("cpu")
 # A guess between the two classes of a pair gives 50 %.

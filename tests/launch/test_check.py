@@ -21,7 +21,7 @@ from tubelet.datasets.shards.card import Shard, write_card
 from tubelet.datasets.shards.index import index_path, read_index, write_index
 from tubelet.datasets.shards.verifying import places
 from tubelet.launch.check import main
-from tubelet.pipeline.faults import read_quarantine
+from tubelet.pipeline.training.faults import read_quarantine
 from tubelet.video import VideoReader
 
 

@@ -134,7 +134,7 @@ class TestTheWrongWayRound:
         from dataclasses import replace
 
         from tubelet.pipeline.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
-        from tubelet.pipeline.train import train
+        from tubelet.pipeline.training.train import train
 
         run = tmp_path_factory.mktemp("trained") / "run"
         config = TrainConfig(

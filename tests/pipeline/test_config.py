@@ -20,7 +20,7 @@ from tubelet.pipeline.config import (
     read_recipe,
 )
 from tubelet.pipeline.errors import ConfigError
-from tubelet.pipeline.train import build_model
+from tubelet.pipeline.training.setup import build_model
 
 WHOLE = TrainConfig(
     model=ModelConfig(model="timesformer_tiny"), data=DataConfig(data="d"), run=RunConfig(out=Path("r"))

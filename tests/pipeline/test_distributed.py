@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tubelet.backbones import create_model
-from tubelet.pipeline.distributed import join, rank_and_size
+from tubelet.pipeline.cluster.distributed import join, rank_and_size
 from tubelet.pipeline.errors import RunError
 
 

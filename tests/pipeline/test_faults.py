@@ -18,7 +18,7 @@ from tubelet.datasets import (
     train_batches,
 )
 from tubelet.pipeline.errors import ConfigError, RunError
-from tubelet.pipeline.faults import Faults, read_quarantine
+from tubelet.pipeline.training.faults import Faults, read_quarantine
 
 CUT = ("a", "cut short")
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tubelet.pipeline.errors import ConfigError
-from tubelet.pipeline.mirroring import Mirroring
+from tubelet.pipeline.inputs.mirroring import Mirroring
 
 CLASSES = [
     "Pushing something from left to right",

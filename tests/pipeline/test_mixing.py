@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tubelet.pipeline.config import AugmentConfig
-from tubelet.pipeline.mixing import _cutmix_box, mix
+from tubelet.pipeline.inputs.mixing import _cutmix_box, mix
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 BOTH = AugmentConfig(mixup=0.8, cutmix=1.0)

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from tubelet.backbones import create_model
 from tubelet.datasets import TrainBatch
 from tubelet.pipeline.config import AugmentConfig, OptimConfig, SystemConfig
-from tubelet.pipeline.engine import deepspeed_json, parameter_groups
 from tubelet.pipeline.errors import ConfigError
-from tubelet.pipeline.evaluate import _hits, parse_views
-from tubelet.pipeline.inputs import ClipInput, TrainInput
-from tubelet.pipeline.mirroring import Mirroring
-from tubelet.pipeline.schedule import learning_rate
+from tubelet.pipeline.evaluation.evaluate import _hits, parse_views
+from tubelet.pipeline.inputs.clips import ClipInput, TrainInput
+from tubelet.pipeline.inputs.mirroring import Mirroring
+from tubelet.pipeline.training.engine import deepspeed_json, parameter_groups
+from tubelet.pipeline.training.schedule import learning_rate
 
 FORM = {"epochs": 10.0, "peak": 1.0, "warmup_epochs": 2.0, "minimum": 0.1}
 
@@ -134,6 +134,6 @@ def test_a_training_batch_follows_from_its_generator(precision: str, batch: Trai
     ("lacks", "precision", "said"), [(True, "bf16", True), (True, "fp32", False), (False, "bf16", False)]
 )
 def test_bf16_without_instructions_for_it_is_said(lacks: bool, precision: str, said: bool, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("tubelet.pipeline.inputs.lacks_bf16", lambda device: lacks)
+    monkeypatch.setattr("tubelet.pipeline.inputs.clips.lacks_bf16", lambda device: lacks)
     ClipInput(create_model("c3d_tiny").clip, torch.device("cpu"), precision)
     assert ("no bf16 instructions" in capsys.readouterr().err) is said

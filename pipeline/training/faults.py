@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tubelet.datasets import QUARANTINED
 
-from .errors import ConfigError, RunError
-from .files import write_text
+from ..errors import ConfigError, RunError
+from ..files import write_text
 
 QUARANTINE_FILE = "quarantine.jsonl"
 _WINDOW = 1000  # samples whose faults are looked at together

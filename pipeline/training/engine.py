@@ -12,9 +12,9 @@ from torch import nn
 
 from tubelet.backbones import Model
 
-from .config import OptimConfig, SystemConfig
-from .distributed import World
-from .errors import ConfigError
+from ..cluster.distributed import World
+from ..config import OptimConfig, SystemConfig
+from ..errors import ConfigError
 
 
 def deepspeed_json(optim: OptimConfig, system: SystemConfig, batch: int, parameters: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 
 from tubelet.video import available_backends
 
-from .inputs import lacks_bf16
+from ..inputs.clips import lacks_bf16
 
 _PACKAGES = ("tubelet", "torch", "torchvision", "deepspeed", "webdataset", "av", "decord", "torchcodec", "numpy",
              "pyarrow", "safetensors", "tensorboard", "wandb")  # fmt: skip
@@ -33,7 +33,7 @@ def version_of(package: str) -> str | None:
 
 def git_revision() -> str | None:
     """Revision of the checkout tubelet runs from, with `+changes` when it differs; None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     try:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tubelet.video import contact_sheet
 
-from .logs import read_log
+from ..training.logs import read_log
 
 
 def draw_clips(clips: torch.Tensor, labels: list[str], path: Path, most: int = 8) -> None:

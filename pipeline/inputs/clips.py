@@ -13,7 +13,7 @@ from tubelet.backbones import ClipSpec
 from tubelet.datasets import TrainBatch
 from tubelet.video import Augmentation, ColorJitter, Erasing, RandAugment, normalize
 
-from .config import AugmentConfig
+from ..config import AugmentConfig
 from .mirroring import Mirroring
 from .mixing import mix
 

@@ -15,12 +15,12 @@ import tyro
 from tubelet.backbones import ClipSpec, meant_by
 from tubelet.datasets import ClipSettings, DataError, ShardedSplit, TrainBatch, train_draws, view_batches
 
-from .config import Count, Natural, Sampling, TrainConfig, read_recipe, with_model_defaults
-from .errors import ConfigError
-from .inputs import TrainInput
-from .mirroring import Mirroring
+from ..config import Count, Natural, Sampling, TrainConfig, read_recipe, with_model_defaults
+from ..errors import ConfigError
+from ..inputs.clips import TrainInput
+from ..inputs.mirroring import Mirroring
+from ..training.setup import build_model, clip_of, clip_settings
 from .sheets import Shown, Videos, write_page, write_sheet
-from .train import build_model, clip_of, clip_settings
 
 _TOGETHER = 4  # videos whose draws are augmented as one batch, so that mixup and CutMix have others to mix with
 _UNLABELLED = "(unlabelled)"

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .errors import RunError
+from ..errors import RunError
 
 # What srun sets, used only where no launcher has set the names torch knows. Address and port come from the job script.
 _SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}

@@ -18,9 +18,9 @@ from typing import Any
 from tubelet.backbones import Model, load_model, save_model
 from tubelet.datasets import Position
 
-from .distributed import World
-from .errors import RunError
-from .files import sync_files, sync_folder, write_json, write_text
+from ..cluster.distributed import World
+from ..errors import RunError
+from ..files import sync_files, sync_folder, write_json, write_text
 
 STATE_FILE = "checkpoint.json"
 WEIGHTS_FILE = "model.safetensors"

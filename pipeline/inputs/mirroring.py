@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import yaml
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 _ANTICLOCKWISE = re.compile(r"(counter|anti)[-_ ]?clockwise")
 _SIDES = re.compile(r"(?<![a-z])(left|right|clockwise|anticlockwise)(?![a-z])")

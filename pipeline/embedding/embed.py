@@ -29,11 +29,11 @@ from tubelet.datasets import (
     view_batches,
 )
 
-from .checkpoint import WEIGHTS_FILE, State, load_trained
-from .config import Count, Natural, Positive, Precision
-from .distributed import World, join
-from .errors import ConfigError
-from .inputs import ClipInput, autocast
+from ..checkpoints.checkpoint import WEIGHTS_FILE, State, load_trained
+from ..cluster.distributed import World, join
+from ..config import Count, Natural, Positive, Precision
+from ..errors import ConfigError
+from ..inputs.clips import ClipInput, autocast
 
 
 @dataclass(frozen=True)

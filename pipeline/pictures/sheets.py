@@ -14,8 +14,8 @@ from PIL import Image
 
 from tubelet.video import contact_sheet
 
-from .errors import ConfigError
-from .files import write_text
+from ..errors import ConfigError
+from ..files import write_text
 
 _MOST_STRIPS = 256  # of a picture: beyond that no viewer opens it
 _FRAMES_OF_STRIP = 8

@@ -1,50 +1,14 @@
-"""The configuration of a training run: defaults < recipe file (YAML) < command line, checked in one place."""
+"""The configuration of a training run: a dataclass per section. Field docstrings are the help text."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Literal
 
-import tyro
-import yaml
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict
 
-from .errors import ConfigError
-
-Config = TypeVar("Config")
-Precision = Literal["fp32", "bf16", "fp16"]
-Sampling = Literal["dense", "segments"]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Half = Annotated[float, Field(ge=0, le=0.5)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-def _key_values(words: list[str]) -> dict[str, Any]:
-    pairs = {}
-    for word in words:
-        key, separator, value = word.partition("=")
-        if not separator:
-            raise ValueError(f"'{word}' is not of the form KEY=VALUE")
-        pairs[key] = yaml.safe_load(value)
-    return pairs
-
-
-KeyValues = Annotated[
-    dict[str, Any],
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="KEY=VALUE",
-        instance_from_str=_key_values,
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda pairs: [f"{key}={value}" for key, value in pairs.items()],
-    ),
-]
+from .types import Count, Half, KeyValues, Natural, NotNegative, Positive, Precision, Sampling, Share
 
 
 @dataclass(frozen=True)
@@ -243,110 +207,6 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     __pydantic_config__ = ConfigDict(extra="forbid")
-
-
-RECIPES = Path(__file__).parent.parent / "launch" / "recipes"
-
-
-def read_recipe(source: str) -> TrainConfig:
-    """The configuration of a recipe: a YAML file with the sections of TrainConfig, by path or by the name of one that
-    comes with tubelet. Raises ConfigError for a missing file, an unknown key (with the nearest known one) or a value
-    that does not fit."""
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml"):
-        path = RECIPES / f"{source}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-        near = difflib.get_close_matches(source, known, n=3, cutoff=0.4)
-        raise ConfigError(
-            f"--recipe {source}: no such file or recipe. "
-            + (f"Did you mean {', '.join(near)}? " if near else "")
-            + f"Recipes that come with tubelet: {', '.join(known) or 'none'}"
-        )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: is not readable YAML ({' '.join(str(error).split())})") from error
-    config = validate(TrainConfig, content, str(path))
-    if (config.data.data or "").startswith("pipe:"):  # a recipe goes from hand to hand, and must not run commands
-        raise ConfigError(f"{path}: data.data is a command. Only one on the command line is run: give it as --data")
-    return config
-
-
-def validate(schema: type[Config], content: Any, source: str) -> Config:
-    """`content` (a mapping) as an instance of the dataclass `schema`. Raises ConfigError with one line per fault."""
-    try:
-        return TypeAdapter(schema).validate_python(content)
-    except ValidationError as error:
-        faults = [_fault(schema, fault) for fault in error.errors(include_url=False)]
-        raise ConfigError(f"{source}: " + "; ".join(faults)) from None
-
-
-def _fault(schema: type, fault: Mapping[str, Any]) -> str:
-    where = [str(part) for part in fault["loc"]]
-    if fault["type"] != "unexpected_keyword_argument":
-        got = "" if isinstance(fault["input"], Mapping) else f", got {fault['input']!r}"
-        return f"{'.'.join(where)}: {fault['msg'][:1].lower()}{fault['msg'][1:]}{got}"
-    section: Any = schema
-    for part in where[:-1]:
-        section = get_type_hints(section).get(part, section)
-    known = [f.name for f in fields(section)] if is_dataclass(section) else []
-    near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
-    mend = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-    return f"unknown key {'.'.join(where)}; {mend}"
-
-
-def in_range(config: Config, source: str) -> Config:
-    """`config` once more through its schema, for the ranges that a command line does not know. Raises ConfigError."""
-    return validate(type(config), asdict(config), source)  # type: ignore[call-overload]  # a dataclass
-
-
-def checked(config: TrainConfig) -> TrainConfig:
-    """`config` with its ranges checked, wherever the values came from, and what a run cannot do without.
-
-    Raises ConfigError.
-    """
-    config = in_range(config, "the arguments")
-    missing = [
-        f"--{name} {metavar}"
-        for name, metavar, value in (
-            ("model", "NAME", config.model.model),
-            ("data", "DIR", config.data.data),
-            ("out", "RUN", config.run.out),
-        )
-        if not value
-    ]
-    if missing:
-        raise ConfigError(
-            f"training needs {', '.join(missing)}. For example: "
-            "tubelet prepare --videos FOLDER_OF_CLASSES --out shards && "
-            "deepspeed launch/train.py --model timesformer_tiny --data shards --out run"
-        )
-    low, high = config.data.crop_scale
-    if not 0 < low <= high or not 0 < config.data.crop_ratio[0] <= config.data.crop_ratio[1]:
-        raise ConfigError("--crop-scale and --crop-ratio each take a smaller and a larger positive number, in order")
-    if not 0 < config.augment.erasing_area[0] <= config.augment.erasing_area[1]:
-        raise ConfigError("--erasing-area takes a smaller and a larger share, above 0, in order")
-    if (config.augment.mixup or config.augment.cutmix) and config.data.batch_size == 1:
-        raise ConfigError("--mixup and --cutmix mix the clips of a batch: --batch-size must be 2 or more")
-    if not 1 <= config.data.crop_jitter[0] <= config.data.crop_jitter[1]:
-        raise ConfigError("--crop-jitter takes a smaller and a larger number, in order, neither below 1")
-    if config.data.batch_size % config.data.repeats:
-        raise ConfigError(
-            f"--batch-size {config.data.batch_size} is not a multiple of --repeats {config.data.repeats}, as it has to "
-            "be for whole videos"
-        )
-    if config.optim.warmup_epochs > config.optim.epochs:
-        raise ConfigError(
-            f"--warmup-epochs {config.optim.warmup_epochs:g} is longer than --epochs {config.optim.epochs}: "
-            "lower the warm-up or train longer"
-        )
-    return config
-
-
-def as_yaml(config: TrainConfig) -> str:
-    """The configuration as a recipe that gives it again."""
-    return yaml.safe_dump(TypeAdapter(type(config)).dump_python(config, mode="json"), sort_keys=False)
 
 
 def with_model_defaults(config: TrainConfig, frames: int, stride: int, size: int, sampling: Sampling) -> TrainConfig:

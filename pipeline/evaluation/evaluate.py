@@ -15,12 +15,12 @@ from tqdm import tqdm
 from tubelet.backbones import Model
 from tubelet.datasets import ClipSettings, DataError, ShardedSplit, rank_share, start_forkserver, view_batches
 
-from .checkpoint import load_trained
-from .config import Count, Natural, Positive, Precision
-from .distributed import World, join
-from .errors import ConfigError
-from .files import write_json
-from .inputs import ClipInput, autocast
+from ..checkpoints.checkpoint import load_trained
+from ..cluster.distributed import World, join
+from ..config import Count, Natural, Positive, Precision
+from ..errors import ConfigError
+from ..files import write_json
+from ..inputs.clips import ClipInput, autocast
 
 
 @dataclass(frozen=True)

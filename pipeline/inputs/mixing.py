@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from tubelet.video import Box
 
-from .config import AugmentConfig
+from ..config import AugmentConfig
 
 
 def mix(

@@ -9,8 +9,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from .errors import ConfigError
-from .files import write_text
+from ..errors import ConfigError
+from ..files import write_text
 
 LOG_FILE = "log.jsonl"
 

@@ -1,0 +1,1 @@
+"""Batches of the loader as what the network takes, on the device."""
