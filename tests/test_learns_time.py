@@ -31,7 +31,7 @@ from tubelet.datasets import (
 from tubelet.pipeline.config import TrainConfig, read_recipe
 from tubelet.pipeline.inputs.clips import ClipInput, TrainInput
 from tubelet.pipeline.inputs.mirroring import Mirroring
-from tubelet.pipeline.training.engine import parameter_groups
+from tubelet.pipeline.training.groups import parameter_groups
 from tubelet.pipeline.training.schedule import learning_rate
 
 CPU = torch.device("cpu")
@@ -87,19 +87,13 @@ def top1_after_training(model: Model, clips: Clips, enough: float = 1.0) -> floa
     assert model.clip == ClipSpec(8, 2, 48, model.clip.mean, model.clip.std, model.clip.views, "dense")
     optim, augment = clips.recipe.optim, clips.recipe.augment
     inputs = TrainInput(model.clip, CPU, "fp32", augment, Mirroring.of(clips.classes, augment.flip_pairs))
-    optimizer = torch.optim.AdamW(parameter_groups(model, optim.weight_decay), betas=optim.betas)
+    optimizer = torch.optim.AdamW(parameter_groups(model, optim), betas=optim.betas)
     for step, batch in enumerate(clips.batches):
         epoch, begins = divmod(step, clips.steps_per_epoch)
         if not begins and epoch >= 2 and enough < 1.0 and (found := top1(model, inputs, clips)) > enough:
             return found
         model.train()
-        rate = learning_rate(
-            step / clips.steps_per_epoch,
-            epochs=optim.epochs,
-            peak=optim.lr,
-            warmup_epochs=optim.warmup_epochs,
-            minimum=optim.min_lr,
-        )
+        rate = learning_rate(step / clips.steps_per_epoch, optim, optim.lr)
         for group in optimizer.param_groups:
             group["lr"] = rate
         seen, labels = inputs.train(batch, np.random.default_rng(step))

@@ -29,7 +29,8 @@ from tubelet.datasets import (
     view_batches,
 )
 
-from ..checkpoints.checkpoint import WEIGHTS_FILE, State, load_trained
+from ..checkpoints.finding import load_trained
+from ..checkpoints.state import WEIGHTS_FILE, State
 from ..cluster.distributed import World, join
 from ..config import Count, Natural, Positive, Precision
 from ..errors import ConfigError
