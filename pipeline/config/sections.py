@@ -110,6 +110,8 @@ class AugmentConfig:
     """Boxes of a clip."""
     erasing_area: tuple[Share, Share] = (0.02, 0.3333)
     """Smallest and largest share of the frame that they take together."""
+    drop_frames: Share = 0.0
+    """Probability that a frame of a clip is dropped and the last one kept shown instead."""
     mixup: NotNegative = 0.0
     """Alpha of mixup, which blends clips of a batch and their labels (0: off)."""
     cutmix: NotNegative = 0.0
