@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -176,6 +179,32 @@ def _form_group(device: torch.device, timeout: float) -> None:
 
 def _backend(device: torch.device) -> str:
     return "nccl" if device.type == "cuda" else "gloo"
+
+
+_BROKEN = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "timed out",
+    "NCCL",
+)
+
+
+@contextmanager
+def naming_lost_ranks() -> Iterator[None]:
+    """Turns what collectives raise when another process has died into a RunError that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (dist.is_initialized() and any(sign in str(error) for sign in _BROKEN)):
+            raise
+        raise RunError(
+            f"rank {dist.get_rank()} on {socket.gethostname()} has lost another process "
+            f"({str(error).splitlines()[0]}). "
+            "The one that says something else, or nothing, is the one to look at. --resume auto goes on from the last "
+            "checkpoint"
+        ) from error
 
 
 def leave(code: int) -> None:

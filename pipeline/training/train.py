@@ -14,7 +14,7 @@ from tubelet.datasets import ShardedSplit, start_forkserver, train_batches
 
 from ..checkpoints.saving import restore, take
 from ..checkpoints.state import Clip, State
-from ..cluster.distributed import join
+from ..cluster.distributed import join, naming_lost_ranks
 from ..cluster.preflight import preflight
 from ..cluster.stopping import Stopping
 from ..cluster.watchdog import Watchdog
@@ -51,6 +51,7 @@ from .setup import (
 from .summary import said, summarise
 
 
+@naming_lost_ranks()
 def train(config: TrainConfig) -> Path:
     """Trains as `config` says, on all processes of the launcher. Returns the folder of the run:
 
