@@ -101,7 +101,7 @@ def test_a_stuck_rank_does_not_hang_the_other(start, dataset: Path, tmp_path: Pa
     stuck = ranks_of(run)[1]
     os.kill(stuck, signal.SIGSTOP)
     until = time.monotonic() + 40
-    while time.monotonic() < until and "has waited too long in step" not in started.log.read_text():
+    while time.monotonic() < until and "has waited too long in" not in started.log.read_text():
         time.sleep(0.2)
     said = started.log.read_text()
     os.kill(stuck, signal.SIGKILL)
@@ -192,9 +192,9 @@ def test_two_machines(start, dataset: Path, tmp_path: Path, free_port: int, mach
     started = both("--timeout", 10, "--epochs", 500, "--save-every", 500)
     wait_for_step(run, 3)
     subprocess.run(["ip", "-n", machines[1], "link", "set", "eth0", "down"], check=True)
-    for one in started:
-        assert one.wait(60).code != 0
-    assert "has waited too long in step" in started[0].log.read_text()
+    ended = [one.wait(60) for one in started]
+    assert all(one.code for one in ended)
+    assert any("has waited too long in" in one.out for one in ended), "\n\n".join(one.out[-3000:] for one in ended)
     cut = max(losses(run))
     subprocess.run(["ip", "-n", machines[1], "link", "set", "eth0", "up"], check=True)
     for one in both("--resume", "auto"):
