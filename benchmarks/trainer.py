@@ -76,7 +76,7 @@ def ours(config: TrainConfig, batch: TrainBatch) -> list[float]:
         return read(meter, *arguments)
 
     with (
-        mock.patch.object(training, "train_batches", lambda *_, **__: InMemory(batch)),
+        mock.patch.object(training, "train_batches", return_value=InMemory(batch)),
         mock.patch.object(training.Meter, "read", reading),
     ):
         training.train(config)
