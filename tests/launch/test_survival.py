@@ -145,10 +145,6 @@ def test_killed_at_any_moment_it_ends_with_the_same_model(start, dataset: Path, 
     assert not list((killed / "checkpoints").glob("unfinished-*"))
 
 
-def in_namespace(node: str, *words: str) -> tuple[str, ...]:
-    return ("ip", "netns", "exec", node, *words)
-
-
 @pytest.fixture
 def machines(tmp_path: Path):
     """Two network namespaces that see each other as machines a and b, or a skip that says why there are none."""
@@ -188,8 +184,9 @@ def test_two_machines(start, dataset: Path, tmp_path: Path, free_port: int, mach
         for rank, node in enumerate(machines):
             words = ["deepspeed", "--hostfile", hosts, "--no_ssh", "--node_rank", rank, "--master_addr", "10.77.0.1"]
             words += ["--master_port", free_port, "launch/train.py", *FORM, "--batch-size", 2, "--data", dataset]
-            entered = [*in_namespace(node), sys.executable, "-m", "deepspeed.launcher.runner", *words[1:]]
-            started.append(start("env", *entered, "--out", run, *more, GLOO_SOCKET_IFNAME="eth0", DS_ACCELERATOR="cpu"))
+            entered = [shutil.which("ip"), "netns", "exec", node, sys.executable, "-m", "deepspeed.launcher.runner"]
+            variables = {"GLOO_SOCKET_IFNAME": "eth0", "DS_ACCELERATOR": "cpu"}
+            started.append(start(*entered, *words[1:], "--out", run, *more, **variables))
         return started
 
     started = both("--timeout", 10, "--epochs", 500, "--save-every", 500)
