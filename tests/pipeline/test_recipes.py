@@ -65,14 +65,15 @@ def at_tested_size(name: str) -> TrainConfig:
 def test_it_lacks_only_data_and_a_place(name: str) -> None:
     assert (RECIPES / f"{name}.yaml").read_text().startswith("# "), "a recipe says what it is for"
     config = read_recipe(name)
-    assert config.data.data is None and config.run.out is None
+    assert config.data.data is None
+    assert config.run.out is None
     checked(replace(config, data=replace(config.data, data="d"), run=replace(config.run, out=Path("r"))))
 
 
 @pytest.mark.parametrize("name", PUBLISHED + FINETUNE)
 def test_the_header_says_what_the_recipe_does(name: str) -> None:
     fields, config = header(name), read_recipe(name)
-    assert FIELDS <= fields.keys()
+    assert fields.keys() >= FIELDS
     assert numbers(fields["clip"]) == [config.model.frames, config.model.stride, config.model.size]
     assert (config.data.sampling == "segments") == ("segments" in fields["clip"])
     weights = fields["weights"].split()[0]
@@ -133,7 +134,8 @@ def test_a_step_of_its_tiny_twin(name: str) -> None:
     torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip_grad or float("inf"))
     optimizer.step()
     after = dict(model.named_parameters())
-    assert loss.isfinite() and all(value.isfinite().all() for value in after.values())
+    assert loss.isfinite()
+    assert all(value.isfinite().all() for value in after.values())
     for layer in (model.layer_groups()[0], model.layer_groups()[-1]):
         assert any(not torch.equal(before[key], after[key]) for key in layer)
 
