@@ -165,9 +165,9 @@ def _evaluation(run: Path, file: Path | None, results: Results | None) -> Iterat
     if about["multilabel"]:
         found = average_precisions(results.scores[read], results.targets[read])
         order = [number for number in np.argsort(found, kind="stable") if not np.isnan(found[number])]
-        rows = [(results.classes[number], f"{found[number]:.2%}") for number in order[:_MOST_ROWS]]
+        hardest = [(results.classes[number], f"{found[number]:.2%}") for number in order[:_MOST_ROWS]]
         yield html.heading("Hardest classes")
-        yield html.card(html.table(("class", "average precision"), rows))
+        yield html.card(html.table(("class", "average precision"), hardest))
         return
     counts = confusion(results.targets.argmax(1)[read], results.predicted[read], len(results.classes))
     yield html.heading("What is taken for what")

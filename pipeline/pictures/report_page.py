@@ -34,9 +34,9 @@ h3 {{ font-size: 15px; margin: 22px 0 10px }}
 p {{ margin: 6px 0 14px }}
 .soft, figcaption, dt, th {{ color: var(--soft) }}
 .card {{ background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 14px 16px; margin: 0 }}
-.facts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px; margin: 24px 0 0 }}
+.facts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 24px 0 0 }}
 .facts dt {{ font-size: 13px }}
-.facts dd {{ margin: 2px 0 0; font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums;
+.facts dd {{ margin: 2px 0 0; font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums;
   overflow-wrap: anywhere }}
 .facts small {{ display: block; font-size: 12px; font-weight: 400; color: var(--soft) }}
 .grid2 {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 14px }}

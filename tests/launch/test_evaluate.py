@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas
 import pytest
-import torch
 
-from tubelet.backbones import create_model, save_model
 from tubelet.datasets import ShardedSplit
-from tubelet.pipeline.checkpoints.state import STATE_FILE, WEIGHTS_FILE, Clip, State, checksum
-from tubelet.pipeline.files import write_json
-
-
-@pytest.fixture(scope="module")
-def checkpoint(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a model with random weights whose predictions differ from video to video."""
-    folder = tmp_path_factory.mktemp("trained")
-    classes = ShardedSplit(dataset, "train").classes
-    torch.manual_seed(1)
-    model = create_model("c3d_tiny", num_classes=len(classes), frames=8, size=32)
-    save_model(model, folder)
-    state = State(1, 1, 0, model.config, classes, Clip(8, 1, 32, "dense"))
-    files = {WEIGHTS_FILE: checksum(folder / WEIGHTS_FILE)}
-    write_json(folder / STATE_FILE, {**asdict(state), "files": files})
-    return folder
 
 
 def words(checkpoint: Path, dataset: Path, out: Path) -> tuple:
