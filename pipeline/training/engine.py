@@ -25,7 +25,7 @@ def deepspeed_json(optim: OptimConfig, system: SystemConfig, batch: int, paramet
     """The DeepSpeed configuration of a run. batch: clips of a process at a time; parameters: of the model, which
     bounds the communication buckets (DeepSpeed's default of 5e8 elements is 2 GB of buffer for any model). Raises
     ConfigError for what the user's own file says against it."""
-    bucket = min(parameters, 50_000_000)
+    bucket = min(parameters + parameters % 2, 50_000_000)  # even, as DeepSpeed aligns its parts
     zero: dict[str, Any] = {
         "stage": system.zero_stage,
         "reduce_bucket_size": bucket,
