@@ -76,8 +76,8 @@ def check_comparable(split: str, keys: list[str], other: Results, against: str) 
 
 def paired_interval(count: int, better: int, worse: int) -> tuple[float, float, float]:
     """The difference of two shares of the same `count` videos, of which one has `better` right that the other has not,
-    and `worse` the other way round, and its 95 % confidence interval: Wald's after half a video more in each of the four
-    cells (Agresti & Min 2005, "Simple improved confidence intervals for comparing matched proportions")."""
+    and `worse` the other way round, and its 95 % confidence interval: Wald's after half a video more in each of the
+    four cells (Agresti & Min 2005, "Simple improved confidence intervals for comparing matched proportions")."""
     middle = (better - worse) / (count + 2)
     half = _NORMAL * math.sqrt(better + worse + 1 - (better - worse) * middle) / (count + 2)
     return (better - worse) / count, max(middle - half, -1.0), min(middle + half, 1.0)
