@@ -29,6 +29,7 @@ demo: $(VENV)/installed
 	tubelet prepare --videos '$(or $(VIDEOS),$(DEMO)/videos)' --out '$(DEMO)/shards'
 	deepspeed launch/train.py --recipe $(RECIPE) --data '$(DEMO)/shards' --out '$(DEMO)/run'
 	tubelet evaluate --checkpoint '$(DEMO)/run' --data '$(DEMO)/shards'
+	tubelet report '$(DEMO)/run'
 	tubelet embed --checkpoint '$(DEMO)/run' --data '$(DEMO)/shards' --out '$(DEMO)/embeddings'
 	@echo
 	@echo "shards      $(DEMO)/shards       WebDataset tars, an index beside each, card.json"
@@ -36,6 +37,7 @@ demo: $(VENV)/installed
 	@echo "embeddings  $(DEMO)/embeddings   Parquet"
 	@echo "clips as the model sees them:  $(DEMO)/run/clips.png"
 	@echo "training curves:               $(DEMO)/run/curves.png"
+	@echo "all of the run on one page:    $(DEMO)/run/report.html"
 
 test: $(VENV)/installed
 	pytest $(WORKERS) $(PYTEST_ARGS)

@@ -17,6 +17,7 @@ from .loading.order import Balance, Draw, Position, TrainOrder, epoch_order, ran
 from .loading.workers import start_forkserver
 from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
 from .preparing.steps import PrepareConfig, prepare
+from .processes.journal import Journal
 from .shards.card import Card, read_card
 from .shards.indexing import IndexConfig, index_data
 from .shards.sources import open_dataset
@@ -37,6 +38,7 @@ __all__ = [
     "Fault",
     "Findings",
     "IndexConfig",
+    "Journal",
     "Manifest",
     "Position",
     "PrepareConfig",

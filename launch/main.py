@@ -32,6 +32,7 @@ COMMANDS = {
     "browse": "a picture or a page of a dataset's clips as the model sees them, per class",
     "train": "train or fine-tune a model on a dataset",
     "evaluate": "top-1 and top-5 of a trained model, per clip and per video",
+    "report": "one page of a run: curves, confusion matrix, best and worst videos, configuration",
     "embed": "clip embeddings of a dataset as Parquet",
     "models": "the table of models with parameters and GMACs, or of published weights",
     "convert": "published weights of any format as model.safetensors and config.json",

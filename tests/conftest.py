@@ -12,12 +12,16 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
-from tubelet.datasets import DemoConfig, PrepareConfig, make_demo, prepare
+from tubelet.backbones import create_model, save_model
+from tubelet.datasets import DemoConfig, PrepareConfig, ShardedSplit, make_demo, prepare
+from tubelet.pipeline.checkpoints.state import STATE_FILE, WEIGHTS_FILE, Clip, State, checksum
+from tubelet.pipeline.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sys.executable).parent
@@ -35,6 +39,19 @@ def dataset(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dataset") / "shards"
     prepare(PrepareConfig(out=out, videos=videos, shard_mb=0.2, split="0.34"))
     return out
+
+
+@pytest.fixture(scope="session")
+def checkpoint(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as training leaves it, of a model with random weights."""
+    folder = tmp_path_factory.mktemp("untrained") / "step-00000001"
+    classes = ShardedSplit(dataset, "train").classes
+    torch.manual_seed(1)
+    model = create_model("c3d_tiny", num_classes=len(classes), frames=8, size=32)
+    save_model(model, folder)
+    files = {WEIGHTS_FILE: checksum(folder / WEIGHTS_FILE)}
+    write_json(folder / STATE_FILE, asdict(State(1, 1, 0, model.config, classes, Clip(8, 1, 32, "dense"), files=files)))
+    return folder
 
 
 @dataclass(frozen=True)

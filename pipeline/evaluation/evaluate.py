@@ -1,32 +1,31 @@
-"""Scores of a model on a split: several views a video, top-1 and top-5 per clip and per video."""
+"""`tubelet evaluate`: a model on a split, several views a video, with results to compare and to look into."""
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import nn
-from tqdm import tqdm
 
-from tubelet.backbones import Model
-from tubelet.datasets import ClipSettings, DataError, ShardedSplit, rank_share, start_forkserver, view_batches
+from tubelet.datasets import ClipSettings, DataError, ShardedSplit, start_forkserver
 
 from ..checkpoints.finding import load_trained
-from ..cluster.distributed import World, join
+from ..checkpoints.state import WEIGHTS_FILE, State
+from ..cluster.distributed import join, naming_lost_ranks
 from ..config import Count, Natural, Positive, Precision
 from ..errors import ConfigError
 from ..files import write_json
-from ..inputs.clips import ClipInput, autocast
-from .metrics import Metrics, VideoScores, as_targets, hits, metrics_of
+from ..pictures.confusion import draw_confusion
+from .comparing import check_comparable, compared
+from .confusion import confusion, most_confused
+from .metrics import Metrics, average_precisions
+from .progress import Progress
+from .results import Results, read_results, write_table
+from .scoring import Average, Scorer
 
-Average = Literal["softmax", "logits"]
+_PRINTED = 5  # pairs, or classes
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,10 @@ class EvaluateConfig:
     views: str | None = None
     """Views of a video, temporal x spatial, such as 4x3: clips evenly spread over the video, times crops of each (1 or
     3) (default: as the model was published)."""
+    average: Average = "softmax"
+    """What of a video's clips is averaged: softmax (sigmoid, of several labels) or logits."""
     batch_size: Count = 16
-    """Clips of one process at a time."""
+    """Clips of one process at a time. Rounding may depend on it, but not on the number of processes."""
     workers: Natural | None = None
     """Processes that read and decode (default: this process's share of the cores, at most 8)."""
     precision: Precision = "fp32"
@@ -54,7 +55,10 @@ class EvaluateConfig:
     clip_deadline: Positive = 30.0
     """Seconds a worker has for a clip; a decoder that takes longer is ended, and its video is not counted."""
     out: Path | None = None
-    """JSON file for the results (default: evaluation-<split>-<views>.json in the checkpoint's folder)."""
+    """JSON file for the results, with a .parquet of each video and a .png of the confusion matrix beside it (default:
+    evaluation-<split>-<views>.json in the checkpoint's folder)."""
+    against: Path | None = None
+    """The JSON file of another evaluation on the same videos, to compare with."""
     timeout: Positive = 1800.0
     """Seconds the processes wait for each other before they give up."""
 
@@ -70,9 +74,16 @@ def parse_views(text: str) -> tuple[int, int]:
     return temporal, spatial
 
 
+@naming_lost_ranks()
 def evaluate(config: EvaluateConfig) -> Metrics:
-    """Evaluates as `config` says, prints the scores on rank 0 and writes them beside the checkpoint."""
+    """Evaluates as `config` says, prints the scores on rank 0 and writes them beside the checkpoint. An evaluation that
+    was killed goes on where it stopped, with any number of processes, to the same results.
+
+    Raises ConfigError for what does not fit, and for results that cannot be written, DataError where no video is read.
+    """
     asked = parse_views(config.views) if config.views else None
+    if config.out is not None and config.out.suffix != ".json":
+        raise ConfigError(f"--out {config.out}: give a file that ends in .json")
     if config.workers != 0:
         start_forkserver()
     model, state, checkpoint = load_trained(config.checkpoint)
@@ -80,18 +91,79 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         raise DataError("nothing to evaluate on. --data takes a folder that `tubelet prepare` made, or tars")
     split = ShardedSplit(config.data, config.split, config.cache)
     check_classes(split, state.classes, checkpoint)
+    other = None if config.against is None else read_results(config.against)
+    if other is not None:
+        check_comparable(config.split, [split.key(number) for number in range(len(split))], other, str(config.against))
     world = join(config.timeout)
     views = asked or model.clip.views
+    shape = "x".join(map(str, views))
     settings = ClipSettings(**asdict(state.clip), decoder=config.decoder, deadline=config.clip_deadline)
     workers = world.default_workers() if config.workers is None else config.workers
-    metrics = score(model.to(world.device), split, settings, views, world, config.batch_size, workers, config.precision)
+    model = model.to(world.device)
+    batch, precision = config.batch_size, config.precision
+    scorer = Scorer(model, split, settings, views, world, batch, workers, precision, config.average)
+    about = _about(config, shape, state, checkpoint, split)
+    out = config.out or checkpoint / f"evaluation-{config.split}-{shape}.json"
+    with Progress(out, {**about, "batch_size": batch, "dataset": split.card.fingerprint()}, world) as progress:
+        if world.is_main and progress.done:
+            print(f"{progress.folder}: going on, {len(progress.done)} batches are scored already", flush=True)
+        scored = scorer.score(progress.done, progress.add)
+    metrics = scorer.metrics(scored)
     if world.is_main:
-        shape = "x".join(map(str, views))
-        out = config.out or checkpoint / f"evaluation-{config.split}-{shape}.json"
-        print(f"{checkpoint} on {config.split} of {config.data}, views {shape}:\n  {metrics}\n  written to {out}")
-        about = {"checkpoint": checkpoint, "data": config.data, "split": config.split, "views": shape}
-        write_json(out, {**about, **metrics.as_dict()})
+        _write(metrics, Results.of(scored, split, about), other, config.against, out)
+    progress.finish()
     return metrics
+
+
+def _about(config: EvaluateConfig, views: str, state: State, checkpoint: Path, split: ShardedSplit) -> dict[str, Any]:
+    """What scores depend on, and what they are of."""
+    return {
+        "checkpoint": str(checkpoint),
+        "weights_sha256": state.files[WEIGHTS_FILE],
+        "model": state.model,
+        "clip": asdict(state.clip),
+        "data": config.data,
+        "split": config.split,
+        "views": views,
+        "average": config.average,
+        "precision": config.precision,
+        "decoder": config.decoder,
+        "multilabel": split.card.multilabel,
+        "classes": split.classes,
+    }
+
+
+def _write(metrics: Metrics, results: Results, other: Results | None, against: Path | None, out: Path) -> None:
+    """The files of an evaluation, and its words."""
+    about = results.about
+    told = {name: about[name] for name in ("checkpoint", "weights_sha256", "data", "split", "views", "average")}
+    said = [str(metrics)]
+    written = [out, out.with_suffix(".parquet")]
+    read = np.flatnonzero(results.read)
+    if about["multilabel"]:
+        found = average_precisions(results.scores[read], results.targets[read])
+        known = {results.classes[number]: float(found[number]) for number in np.flatnonzero(~np.isnan(found))}
+        told["average_precision"] = known
+        hardest = sorted(known, key=known.__getitem__)[:_PRINTED]
+        said.append("hardest classes: " + ", ".join(f"{name} (AP {known[name]:.2%})" for name in hardest))
+    else:
+        counts = confusion(results.targets.argmax(1)[read], results.predicted[read], len(results.classes))
+        pairs = most_confused(counts, results.classes)
+        told["confused"] = [pair.as_dict() for pair in pairs]
+        said.append("most confused: " + (", ".join(map(str, pairs[:_PRINTED])) or "nothing"))
+        written.append(out.with_suffix(".png"))
+        draw_confusion(counts, results.classes, written[-1])
+    if other is not None:
+        difference = compared(results, other, str(against))
+        told["against"] = difference.as_dict()
+        said.append(str(difference))
+    write_table(results, out.with_suffix(".parquet"))
+    write_json(out, {**told, **metrics.as_dict()})
+    said.append("written to " + ", ".join(map(str, written)))
+    print(
+        f"{about['checkpoint']} on {about['split']} of {about['data']}, views {about['views']}, "
+        f"{about['average']} averaged:\n  " + "\n  ".join(said)
+    )
 
 
 def check_classes(split: ShardedSplit, classes: list[str], checkpoint: Path) -> None:
@@ -109,91 +181,3 @@ def check_classes(split: ShardedSplit, classes: list[str], checkpoint: Path) -> 
         + ("; ".join(parts) or "the same ones in another order")
         + ". Give the data the model was trained on, or fine-tune it on this data"
     )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def score(
-    model: Model,
-    split: ShardedSplit,
-    settings: ClipSettings,
-    views: tuple[int, int],
-    world: World,
-    clips_at_a_time: int,
-    workers: int,
-    precision: str,
-) -> Metrics:
-    """Metrics of `model`, on the device, over all ranks: each video on one rank, once. The same on every rank."""
-    share = rank_share(len(split), world.size, world.rank)
-    parts = [VideoScores.empty(len(split.classes), views[0] * views[1])]
-    unread = 0
-    with tqdm(total=len(share), desc="evaluating", unit=" videos", disable=None if world.is_main else True) as bar:
-        for part, faults in video_scores(
-            model, split, settings, views, world, share, clips_at_a_time, workers, precision
-        ):
-            parts.append(part)
-            unread += len(faults)
-            bar.update(len(part.index) + len(faults))
-    everywhere = world.gather((VideoScores.joined(parts), unread))
-    return settled(VideoScores.joined([part for part, _ in everywhere]), split, sum(lost for _, lost in everywhere))
-
-
-def settled(videos: VideoScores, split: ShardedSplit, unread: int) -> Metrics:
-    """Raises DataError where no video could be scored."""
-    if not len(videos.index):
-        raise DataError(f"{split.data}: none of its {unread} {split.split} videos can be read. Prepare it again")
-    return metrics_of(videos, split.labels[videos.index], unread)
-
-
-@torch.inference_mode()
-def video_scores(
-    model: Model,
-    split: ShardedSplit,
-    settings: ClipSettings,
-    views: tuple[int, int],
-    world: World,
-    share: Sequence[int],
-    clips_at_a_time: int,
-    workers: int,
-    precision: str,
-    average: Average = "softmax",
-) -> Iterator[tuple[VideoScores, list[tuple[str, str]]]]:
-    """Scores of the videos `share`, some at a time, with the (key, cause) of those that could not be read."""
-    inputs = ClipInput(model.clip, world.device, precision)
-    count = views[0] * views[1]
-    for batch in view_batches(split, settings, views, share, max(1, clips_at_a_time // count), workers):
-        for _, key, cause in batch.faults:
-            print(f"not evaluated: {key}: {cause}", file=sys.stderr)
-        part = VideoScores.empty(len(split.classes), count)
-        if len(batch.indices):
-            with evaluating(model):
-                logits = _logits(model, inputs, batch.clips, clips_at_a_time, precision)
-            scores = _scores(logits, average, split.card.multilabel).cpu().numpy()
-            targets = as_targets(np.asarray(batch.labels), len(split.classes))
-            clip_hits = hits(scores, targets[:, None].repeat(count, 1)).sum(1)
-            part = VideoScores(np.asarray(batch.indices, np.int64), scores.mean(1), clip_hits, count)
-        yield part, [(key, cause) for _, key, cause in batch.faults]
-
-
-def _logits(model: Model, inputs: ClipInput, clips: torch.Tensor, clips_at_a_time: int, precision: str) -> torch.Tensor:
-    """Logits (B, V, classes) of clips (B, V, T, S, S, 3), at most `clips_at_a_time` in the model at once."""
-    flat = clips.flatten(0, 1)
-    with autocast(inputs.device, precision):
-        logits = [model(inputs.views(part)) for part in flat.split(clips_at_a_time)]
-    return torch.cat(logits).float().unflatten(0, clips.shape[:2])
-
-
-def _scores(logits: torch.Tensor, average: Average, multilabel: bool) -> torch.Tensor:
-    if average == "logits":
-        return logits
-    return logits.sigmoid() if multilabel else logits.softmax(-1)

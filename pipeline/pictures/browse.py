@@ -80,7 +80,7 @@ def browse(config: BrowseConfig) -> str:
         inputs = _inputs(split, recipe, clip)
         made = _augmented(split, settings, indices, inputs, config)
     else:
-        made = _middle(split, settings, indices, config.workers)
+        made = middles(split, settings, indices, config.workers)
     if kind == ".png":
         write_sheet(chosen, made, draws, config.out)
     else:
@@ -139,7 +139,7 @@ def _clip(config: BrowseConfig, classes: int) -> tuple[TrainConfig, ClipSpec]:
     return with_model_defaults(base, model.frames, model.stride, model.size, sampling), spec
 
 
-def _middle(split: ShardedSplit, settings: ClipSettings, indices: Sequence[int], workers: int) -> Videos:
+def middles(split: ShardedSplit, settings: ClipSettings, indices: Sequence[int], workers: int) -> Videos:
     """The middle of each video, as it is validated."""
     for index, batch in zip(indices, view_batches(split, settings, (1, 1), indices, 1, workers), strict=True):
         key = split.key(index)

@@ -20,7 +20,7 @@ from ..cluster.stopping import Stopping
 from ..cluster.watchdog import Watchdog
 from ..config import TrainConfig, as_yaml, checked, with_model_defaults
 from ..errors import RunError, Stopped
-from ..evaluation.evaluate import score
+from ..evaluation.scoring import Scorer
 from ..files import write_json
 from ..inputs.clips import TrainInput
 from ..inputs.mirroring import Mirroring
@@ -175,9 +175,9 @@ def train(config: TrainConfig) -> Path:
         if scores:
             assert val_split is not None
             with watchdog.patient("the evaluation"), average.in_place() if average else nullcontext():
-                metrics = score(
+                metrics = Scorer(
                     engine.module, val_split, settings, (1, 1), world, 2 * clips_at_a_time, workers, system.precision
-                )
+                ).metrics()
             state = replace(state, metrics=metrics.as_dict())
             if log is not None:
                 log.write(state.step, "eval", epoch=state.epoch, **metrics.as_dict())

@@ -9,22 +9,8 @@ import torch
 from tubelet.backbones import create_model
 from tubelet.datasets import TrainBatch
 from tubelet.pipeline.config import AugmentConfig
-from tubelet.pipeline.errors import ConfigError
-from tubelet.pipeline.evaluation.evaluate import parse_views
 from tubelet.pipeline.inputs.clips import ClipInput, TrainInput
 from tubelet.pipeline.inputs.mirroring import Mirroring
-
-
-@pytest.mark.parametrize(("text", "views"), [("4x3", (4, 3)), ("1x1", (1, 1)), ("10×3", (10, 3))])
-def test_views(text: str, views: tuple[int, int]) -> None:
-    assert parse_views(text) == views
-
-
-@pytest.mark.parametrize("text", ["0x3", "4x2", "4x0", "x3", "4", "4x3x1", "-1x3", "four"])
-def test_views_that_make_no_sense(text: str) -> None:
-    with pytest.raises(ConfigError, match=f"--views {text}: give temporal x spatial"):
-        parse_views(text)
-
 
 CLASSES = ["to the left", "still", "to the right"]
 HARD = AugmentConfig(
