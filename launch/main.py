@@ -41,6 +41,9 @@ COMMANDS = {
 
 Config = TypeVar("Config")
 
+REQUEUE = 75
+"""Exit code of a run that was asked to end, has saved, and wants to go on: EX_TEMPFAIL of sysexits.h."""
+
 
 def parse(schema: type[Config], command: str, description: str, argv: Sequence[str], default: Any = None) -> Config:
     """`argv` as the dataclass `schema`. An unknown argument ends the program with its nearest neighbours; a value out
@@ -67,6 +70,9 @@ def start(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None
         print("interrupted", file=sys.stderr)
         code = 130
     except Exception as error:
+        if _wants_to_go_on(error):
+            print(error, file=sys.stderr)
+            _leave(REQUEUE)
         if _is_for_the_user(error):
             rank = os.environ.get("RANK", "0")
             print(f"error{f' on rank {rank}' if rank != '0' else ''}: {error}", file=sys.stderr)
@@ -84,6 +90,12 @@ def _is_for_the_user(error: Exception) -> bool:
     from tubelet.video import VideoError
 
     return isinstance(error, ConfigError | DataError | OSError | RunError | UnknownModel | VideoError | WeightsError)
+
+
+def _wants_to_go_on(error: Exception) -> bool:
+    from tubelet.pipeline.errors import Stopped
+
+    return isinstance(error, Stopped)
 
 
 def _leave(code: int) -> None:

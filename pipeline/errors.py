@@ -7,5 +7,9 @@ class ConfigError(ValueError):
     """An argument, a recipe or a combination of them that cannot work: one message with the cause and the mend."""
 
 
+class Stopped(Exception):
+    """A run that was asked to end and has saved: it goes on with --resume auto."""
+
+
 class RunError(RuntimeError):
     """A run that cannot start or go on: a checkpoint that does not fit, a loss that is no number."""

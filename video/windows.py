@@ -1,9 +1,10 @@
-"""Clips that slide over a video or are spread over it, with lengths in frames or in seconds: pure functions of the times
-at which its frames are shown."""
+"""Clips that slide over a video or are spread over it, with lengths in frames or in seconds: pure functions of the
+times at which its frames are shown."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,6 @@ class Windows:
         return latest * np.arange(self.count) // (self.count - 1) if self.count > 1 else np.array([latest // 2])
 
 
-def _shown_at(times: np.ndarray, moments: np.ndarray | float) -> np.ndarray:
+def _shown_at(times: np.ndarray, moments: np.ndarray | float) -> Any:
     """The frame that is on the screen at each moment; -1 before the first."""
     return np.searchsorted(times, np.asarray(moments) + _ROUNDING_S, "right") - 1

@@ -47,6 +47,11 @@ class Card:
     splits: dict[str, Split]
     source: dict[str, Any] = field(default_factory=dict)
 
+    def fingerprint(self) -> str:
+        """A text that two datasets share only if they are the same."""
+        shards = {name: [(shard.file, shard.sha256) for shard in split.shards] for name, split in self.splits.items()}
+        return json.dumps([self.classes, self.multilabel, shards])
+
 
 def write_card(card: Card, folder: Path) -> None:
     """Writes the card last and in one step: a folder without a card is not a finished dataset."""

@@ -89,7 +89,8 @@ def read_samples(shard: Path) -> tuple[list[Sample], list[LeftOut]]:
 
 
 def _members(shard: Path, file: BinaryIO) -> dict[str, dict[str, Place | None]]:
-    """Places of the members by key and suffix, None for one whose bytes do not lie in one piece."""
+    """Places of the members by key and suffix, None for one whose bytes do not lie in one piece, or that stands twice:
+    which of the two is meant, nobody knows."""
     members: dict[str, dict[str, Place | None]] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
@@ -97,7 +98,8 @@ def _members(shard: Path, file: BinaryIO) -> dict[str, dict[str, Place | None]]:
                 if member.isreg() and (name := _NAME.fullmatch(member.name)):
                     key, suffix = name[1], name[2].lower()
                     place = Place(member.offset_data, member.size, checksum_before(file, member.offset_data))
-                    members.setdefault(key, {})[suffix] = None if member.issparse() else place
+                    parts = members.setdefault(key, {})
+                    parts[suffix] = None if member.issparse() or suffix in parts else place
             end = tar.offset
     except (tarfile.TarError, EOFError, ValueError) as error:
         cause = "is compressed: unpack it first" if _is_compressed(file) else f"is no tar, or cut short ({error})"
@@ -130,18 +132,22 @@ def _sample(key: str, members: dict[str, Place | None], file: BinaryIO) -> Sampl
     if len(videos) != 1:
         what = f"{len(videos)} videos ({', '.join(videos)})" if videos else f"no video, only {', '.join(members)}"
         raise _Unusable(f"it has {what}")
-    place = members[videos[0]]
-    if place is None:
-        raise _Unusable("it is stored as a sparse file")
-    return Sample(key, videos[0], place, about)
+    return Sample(key, videos[0], _place(members, videos[0]), about)
+
+
+def _place(members: dict[str, Place | None], suffix: str) -> Place:
+    if (place := members[suffix]) is None:
+        raise _Unusable(f"its .{suffix} stands twice in the tar, or is stored as a sparse file")
+    return place
 
 
 def _about(members: dict[str, Place | None], file: BinaryIO) -> About:
     """From `key.json` of ours, else labels from `key.cls`, else from another `key.json`; text from `key.txt`."""
 
     def read(suffix: str) -> str | None:
-        if (place := members.get(suffix)) is None:
+        if suffix not in members:
             return None
+        place = _place(members, suffix)
         file.seek(place.offset)
         try:
             return file.read(place.size).decode()

@@ -78,12 +78,12 @@ class ShardedSplit:
         return self.card.classes
 
     def require_one_label(self) -> None:
-        """Raises DataError unless each video has one label, which is what training and scores are made for."""
+        """Raises DataError unless each video has one label."""
         where = f"{self.data}, {self.split}"
         if self.card.multilabel:
             raise DataError(
-                f"{where}: its videos have several labels each, and a model is trained and scored on one label per "
-                "video. Prepare it with a column `label` instead of `labels`; embedding takes it as it is"
+                f"{where}: its videos have several labels each. Train on them with --loss bce, or prepare them with a "
+                "column `label` instead of `labels`; embedding takes them as they are"
             )
         if unlabelled := int((self.labels < 0).sum()):
             raise DataError(

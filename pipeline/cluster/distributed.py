@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,8 +18,8 @@ from torch import nn
 
 from ..errors import RunError
 
-# What srun sets, used only where no launcher has set the names torch knows. Address and port come from the job script.
-_SLURM = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+_PATIENT = 1800.0
+"""Seconds that collectives may take at least: the watchdog of a run is quicker where it should be."""
 # Where launchers say which process this is and how many there are: torchrun and deepspeed, Open MPI, other MPIs, srun.
 _PLACES = (
     ("RANK", "WORLD_SIZE"),
@@ -22,6 +27,10 @@ _PLACES = (
     ("PMI_RANK", "PMI_SIZE"),
     ("SLURM_PROCID", "SLURM_NTASKS"),
 )
+# What they say of the place on the machine, of the first process' address, and of the job.
+_LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+_LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+_ADDRESSES = ("SLURM_LAUNCH_NODE_IPADDR",)  # srun starts from the batch script, on the first machine
 _ALONE = {
     "RANK": "0",
     "WORLD_SIZE": "1",
@@ -90,13 +99,16 @@ def rank_and_size() -> tuple[int, int]:
 
 
 def join(timeout: float, *, always: bool = False) -> World:
-    """Joins the other processes of a launcher (deepspeed, torchrun, srun), or stands alone under plain python.
+    """Joins the other processes of a launcher (deepspeed, torchrun, srun, mpirun), or stands alone under plain python.
 
-    timeout: seconds after which a process that waits for the others gives up. always: form a process group even
-    alone, as DeepSpeed wants it. Raises RunError when the launcher's variables make no sense or nobody answers.
+    timeout: seconds after which a process that waits for the others gives up, where nothing else ends it sooner.
+    always: form a process group even alone, as DeepSpeed wants it. Raises RunError when the launcher's variables make
+    no sense or nobody answers.
     """
-    if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and "MASTER_ADDR" in os.environ:
-        os.environ.update({name: os.environ[slurm] for name, slurm in _SLURM.items() if slurm in os.environ})
+    if "RANK" not in os.environ:
+        _take_place()
+    elif "TORCHELASTIC_RUN_ID" in os.environ or "CROSS_RANK" in os.environ:
+        _end_with_the_launcher()
     for name, value in _ALONE.items():
         os.environ.setdefault(name, value)
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -115,8 +127,35 @@ def join(timeout: float, *, always: bool = False) -> World:
         if size > 1 and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
     if (size > 1 or always) and not dist.is_initialized():
-        _form_group(device, timeout)
+        _form_group(device, max(timeout, _PATIENT))
     return World(rank, size, local, device)
+
+
+def _take_place() -> None:
+    """From srun's or mpirun's variables those that torch knows."""
+    rank, size = rank_and_size()
+    if size == 1:
+        return
+    found = {"RANK": str(rank), "WORLD_SIZE": str(size)}
+    for ours, theirs in (("LOCAL_RANK", _LOCAL_RANKS), ("LOCAL_WORLD_SIZE", _LOCAL_SIZES)):
+        if (name := next((name for name in theirs if name in os.environ), None)) is not None:
+            found[ours] = os.environ[name]
+    if "MASTER_ADDR" not in os.environ:
+        address = next((os.environ[name] for name in _ADDRESSES if name in os.environ), None)
+        if address is None and found.get("LOCAL_WORLD_SIZE") != str(size):
+            raise RunError(
+                f"{size} processes, and none knows where the first of them is: set MASTER_ADDR to its machine, and "
+                "MASTER_PORT to a free port there, before the launcher"
+            )
+        found["MASTER_ADDR"] = address or "127.0.0.1"
+    found["MASTER_PORT"] = os.environ.get("MASTER_PORT") or str(20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20000)
+    os.environ.update(found)
+
+
+def _end_with_the_launcher() -> None:
+    """Asks the kernel for SIGTERM when the launcher dies, which by itself would leave its processes behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _form_group(device: torch.device, timeout: float) -> None:
@@ -140,6 +179,32 @@ def _form_group(device: torch.device, timeout: float) -> None:
 
 def _backend(device: torch.device) -> str:
     return "nccl" if device.type == "cuda" else "gloo"
+
+
+_BROKEN = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "timed out",
+    "NCCL",
+)
+
+
+@contextmanager
+def naming_lost_ranks() -> Iterator[None]:
+    """Turns what collectives raise when another process has died into a RunError that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (dist.is_initialized() and any(sign in str(error) for sign in _BROKEN)):
+            raise
+        raise RunError(
+            f"rank {dist.get_rank()} on {socket.gethostname()} has lost another process "
+            f"({str(error).splitlines()[0]}). "
+            "The one that says something else, or nothing, is the one to look at. --resume auto goes on from the last "
+            "checkpoint"
+        ) from error
 
 
 def leave(code: int) -> None:

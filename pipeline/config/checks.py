@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ConfigError
-from .sections import TrainConfig
+from .sections import OptimConfig, SystemConfig, TrainConfig
 from .validation import in_range
 
 
@@ -42,9 +42,33 @@ def checked(config: TrainConfig) -> TrainConfig:
             f"--batch-size {config.data.batch_size} is not a multiple of --repeats {config.data.repeats}, as it has to "
             "be for whole videos"
         )
+    _check_optimisation(config.optim, config.system)
     if config.optim.warmup_epochs > config.optim.epochs:
         raise ConfigError(
             f"--warmup-epochs {config.optim.warmup_epochs:g} is longer than --epochs {config.optim.epochs}: "
             "lower the warm-up or train longer"
         )
     return config
+
+
+def _check_optimisation(optim: OptimConfig, system: SystemConfig) -> None:
+    if (optim.schedule == "step") != bool(optim.step_epochs):
+        raise ConfigError("--schedule step and --step-epochs go together: give both or neither")
+    if system.zero_stage == 0 and (system.offload or system.overlap):
+        raise ConfigError("--offload and --overlap are ZeRO's: give --zero-stage 1, 2 or 3 with them")
+    if system.zero_stage == 0 and system.precision == "fp16":
+        raise ConfigError(
+            "--precision fp16 needs fp32 copies of the weights, which ZeRO keeps: give --zero-stage 1 to 3"
+        )
+    if system.zero_stage and optim.optimizer == "lamb":
+        raise ConfigError(
+            "--optimizer lamb looks at each tensor's norm, and ZeRO divides tensors among the processes: give "
+            "--zero-stage 0 with it"
+        )
+    if optim.ema and (system.zero_stage == 3 or system.precision == "fp16"):
+        raise ConfigError(
+            "--ema averages whole fp32 parameters, which --zero-stage 3 and --precision fp16 do not keep: use "
+            "--zero-stage 2 or less, and bf16 or fp32"
+        )
+    if system.precise_bn and system.batch_norm == "frozen":
+        raise ConfigError("--precise-bn takes statistics anew that --batch-norm frozen keeps: leave out one of them")

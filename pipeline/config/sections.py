@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict
+from pydantic import AfterValidator, ConfigDict, Field
 
 from .types import Count, Half, KeyValues, Natural, NotNegative, Positive, Precision, Sampling, Share
 
@@ -110,6 +110,8 @@ class AugmentConfig:
     """Boxes of a clip."""
     erasing_area: tuple[Share, Share] = (0.02, 0.3333)
     """Smallest and largest share of the frame that they take together."""
+    drop_frames: Share = 0.0
+    """Probability that a frame of a clip is dropped and the last one kept shown instead."""
     mixup: NotNegative = 0.0
     """Alpha of mixup, which blends clips of a batch and their labels (0: off)."""
     cutmix: NotNegative = 0.0
@@ -124,28 +126,63 @@ class AugmentConfig:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
 
+def _tuned(text: str) -> str:
+    if text not in ("full", "head") and not text.isdecimal():
+        raise ValueError("is full, head or a number of layers")
+    return text
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """How it is trained."""
 
     epochs: Count = 30
     """Passes over the training videos."""
+    optimizer: Literal["adamw", "sgd", "lamb"] = "adamw"
+    """AdamW, SGD with momentum, or LAMB (for very large batches)."""
     lr: Positive = 1e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+    lr_batch: Count | None = None
+    """Clips of a step that lr is meant for; with more or fewer it is scaled in proportion (default: lr as it is)."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """After the warm-up: half a cosine down to min-lr, times step-factor at each of step-epochs, or as it is."""
     warmup_epochs: NotNegative = 1.0
-    """Epochs in which the learning rate rises from zero to its peak; from there it falls to min-lr along a cosine."""
+    """Epochs in which the learning rate rises to its peak, step by step."""
+    warmup_start: Share = 0.0
+    """Share of the peak that the warm-up begins at."""
     min_lr: NotNegative = 0.0
-    """Learning rate at the end."""
+    """Learning rate at the end of the cosine."""
+    step_epochs: tuple[Positive, ...] = ()
+    """Epochs at which the step schedule lowers the rate."""
+    step_factor: Share = 0.1
+    """What the step schedule multiplies the rate by."""
     weight_decay: NotNegative = 0.05
-    """Weight decay; biases, norms and position embeddings have none."""
+    """Weight decay; biases and position embeddings have none."""
+    norm_decay: bool = False
+    """Weight decay on the scales and shifts of norms and on biases as well."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate from each layer to the one before it, the head's being 1."""
+    head_lr: Positive = 1.0
+    """Factor of the head's learning rate over that of the layers before it."""
+    tune: Annotated[str, AfterValidator(_tuned)] = "full"
+    """What is trained: full, head, or a number: of the last layers, besides the head. The rest stays as it is, with
+    the statistics of its norms."""
     betas: tuple[Share, Share] = (0.9, 0.999)
-    """Decay rates of AdamW's two averages."""
+    """Decay rates of the two averages of AdamW and LAMB."""
+    momentum: Share = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = True
+    """Nesterov's form of the momentum."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """Cross entropy; or bce, a yes or no for each class, as several labels a video want it."""
     label_smoothing: Share = 0.0
     """Share of the target that is spread over all classes."""
     clip_grad: NotNegative = 1.0
     """Largest norm of the gradient (0: not clipped)."""
     accumulate: Count = 1
     """Batches whose gradients are added up before a step."""
+    ema: Share = 0.0
+    """Decay of an exponential moving average of the weights, which is then what is evaluated and shared (0: none)."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -156,11 +193,25 @@ class SystemConfig:
 
     precision: Precision = "fp32"
     """fp32; bf16 or fp16 mixed precision (parameters stay fp32 under bf16; fp16 needs a GPU)."""
-    zero_stage: Literal[0, 1, 2] = 0
-    """DeepSpeed ZeRO: 0 nothing, 1 optimiser states, 2 also gradients are divided among the processes."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO: 0 nothing, 1 optimiser states, 2 also gradients, 3 also parameters are divided among the
+    processes."""
+    offload: bool = False
+    """Keep the optimiser's states in the memory of the host (ZeRO 1 to 3)."""
+    overlap: bool = False
+    """Exchange gradients while the backward pass goes on (ZeRO 1 to 3). Off, since it has given wrong gradients in some
+    releases of DeepSpeed."""
+    compile: bool = False
+    """torch.compile the network: minutes at the start, faster steps on a GPU."""
+    deepspeed_config: Path | None = None
+    """JSON file with more of DeepSpeed's own settings. What it says against the arguments here is an error."""
+    batch_norm: Literal["local", "sync", "frozen"] = "local"
+    """Statistics of BatchNorm: of each process's batch, of all processes' (GPUs only), or those it starts with."""
+    precise_bn: Natural = 0
+    """Batches over which BatchNorm's statistics are taken anew before each evaluation and checkpoint (0: not)."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    timeout: Positive = 1800.0
+    timeout: Positive = 600.0
     """Seconds the processes wait for each other before they give up."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -187,6 +238,12 @@ class RunConfig:
     """Steps from one checkpoint to the next, besides those of save-every (0: none)."""
     keep: Count = 2
     """Checkpoints that are kept, besides the best one."""
+    keep_hours: NotNegative = 0.0
+    """Hours from one checkpoint that is kept for good to the next (0: none is)."""
+    max_nonfinite: Natural = 10
+    """Steps in a row whose loss or gradient is no number that are left out, before the run ends."""
+    profile: bool = False
+    """Write a trace of steps 10 to 20, for chrome://tracing or Perfetto, to profile/ in the run."""
     log_every: Count = 10
     """Steps from one line of the log to the next."""
     wandb: str | None = None

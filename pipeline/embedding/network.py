@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,23 @@ from torch import Tensor, nn
 from tubelet.backbones import Model, create_published, fetch, load_model, meant_by
 from tubelet.video import Windows
 
-from ..checkpoints.checkpoint import STATE_FILE, WEIGHTS_FILE, Clip, find_checkpoint, read_state
+from ..checkpoints.finding import load_trained
+from ..checkpoints.state import STATE_FILE, WEIGHTS_FILE, Clip, checksum
 from ..errors import ConfigError, RunError
 
 
 @dataclass(frozen=True)
 class Trained:
     """A network with what it was trained for. classes: their names in label order, None where they are not known;
-    sha256: of the file of its weights; source: the folder or id that it came from."""
+    multilabel: whether a video has several of them; sha256: of the file of its weights; source: the folder or id that it
+    came from."""
 
     model: Model
     clip: Clip
     classes: list[str] | None
     sha256: str
     source: str
+    multilabel: bool = False
 
 
 def load_network(source: str | Path | None) -> Trained:
@@ -36,28 +38,20 @@ def load_network(source: str | Path | None) -> Trained:
     folder = Path(source) if source is not None else None
     if source is not None and meant_by(source) is not None:
         model, file = create_published(str(source)), fetch(str(source))
-        return Trained(model.eval(), _own_clip(model), None, _digest(file), str(source))
+        return Trained(model.eval(), _own_clip(model), None, checksum(file), str(source))
     if folder is not None and (folder / "config.json").is_file() and not (folder / STATE_FILE).is_file():
         model = load_model(folder)
-        return Trained(model.eval(), _own_clip(model), None, _digest(folder / WEIGHTS_FILE), str(folder))
-    checkpoint = find_checkpoint(folder)
-    state, model = read_state(checkpoint), load_model(checkpoint)
+        return Trained(model.eval(), _own_clip(model), None, checksum(folder / WEIGHTS_FILE), str(folder))
+    model, state, checkpoint = load_trained(folder)
     if not state.classes:
         raise RunError(f"{checkpoint / STATE_FILE}: names no classes. Choose another checkpoint with --checkpoint")
-    return Trained(model.eval(), state.clip, state.classes, _digest(checkpoint / WEIGHTS_FILE), str(checkpoint))
+    sha256 = state.files[WEIGHTS_FILE]  # which load_trained has compared
+    return Trained(model, state.clip, state.classes, sha256, str(checkpoint), state.multilabel)
 
 
 def _own_clip(model: Model) -> Clip:
     clip = model.clip
     return Clip(clip.frames, clip.stride, clip.size, clip.sampling)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as handle:
-        digest = hashlib.sha256()
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def windows_for(
@@ -166,11 +160,6 @@ def about(trained: Trained, windows: Windows, layer: str | None, precision: str)
         "layer": layer,
         "precision": precision,
     }
-
-
-def same_but(one: Windows, count: int) -> Windows:
-    """`one` with its clips spread over the video instead of sliding."""
-    return replace(one, every=None, every_seconds=None, count=count)
 
 
 def check_same_network(trained: Trained, made_by: dict[str, Any], index: str | Path) -> None:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from tubelet.backbones import Model
 from tubelet.datasets import ClipSettings, DataError, ShardedSplit, rank_share, start_forkserver, view_batches
 
-from ..checkpoints.checkpoint import load_trained
+from ..checkpoints.finding import load_trained
 from ..cluster.distributed import World, join
 from ..config import Count, Natural, Positive, Precision
 from ..errors import ConfigError
 from ..files import write_json
 from ..inputs.clips import ClipInput, autocast
+from .metrics import Metrics, VideoScores, as_targets, hits, metrics_of
+
+Average = Literal["softmax", "logits"]
 
 
 @dataclass(frozen=True)
@@ -51,32 +57,6 @@ class EvaluateConfig:
     """JSON file for the results (default: evaluation-<split>-<views>.json in the checkpoint's folder)."""
     timeout: Positive = 1800.0
     """Seconds the processes wait for each other before they give up."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Accuracies as shares from 0 to 1. videos, clips: scored; unread: videos that could not be read, not counted.
-
-    The score of a video is the mean of its clips' softmax; top-k counts a hit among the k highest of it, k = 5 or the
-    number of classes where there are fewer.
-    """
-
-    videos: int
-    clips: int
-    unread: int
-    clip_top1: float
-    clip_top5: float
-    video_top1: float
-    video_top5: float
-
-    def __str__(self) -> str:
-        each = self.clips // max(self.videos, 1)
-        unread = f"; {self.unread} videos could not be read and are not counted" if self.unread else ""
-        return (
-            f"per video top-1 {self.video_top1:.2%}, top-5 {self.video_top5:.2%}; "
-            f"per clip top-1 {self.clip_top1:.2%}, top-5 {self.clip_top5:.2%} "
-            f"({self.videos} videos, {each} view{'s' if each != 1 else ''} each{unread})"
-        )
 
 
 def parse_views(text: str) -> tuple[int, int]:
@@ -110,14 +90,15 @@ def evaluate(config: EvaluateConfig) -> Metrics:
         out = config.out or checkpoint / f"evaluation-{config.split}-{shape}.json"
         print(f"{checkpoint} on {config.split} of {config.data}, views {shape}:\n  {metrics}\n  written to {out}")
         about = {"checkpoint": checkpoint, "data": config.data, "split": config.split, "views": shape}
-        write_json(out, {**about, **asdict(metrics)})
+        write_json(out, {**about, **metrics.as_dict()})
     return metrics
 
 
 def check_classes(split: ShardedSplit, classes: list[str], checkpoint: Path) -> None:
     """Raises ConfigError unless the data has the classes, in the order, that the checkpoint was trained on, and
-    DataError unless each video has one of them."""
-    split.require_one_label()
+    DataError unless each video has one of them, or as many as the dataset is made for."""
+    if not split.card.multilabel:
+        split.require_one_label()
     if split.classes == classes:
         return
     missing, new = [c for c in classes if c not in split.classes], [c for c in split.classes if c not in classes]
@@ -130,7 +111,18 @@ def check_classes(split: ShardedSplit, classes: list[str], checkpoint: Path) -> 
     )
 
 
-@torch.inference_mode()
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def score(
     model: Model,
     split: ShardedSplit,
@@ -142,42 +134,66 @@ def score(
     precision: str,
 ) -> Metrics:
     """Metrics of `model`, on the device, over all ranks: each video on one rank, once. The same on every rank."""
-    was_training = model.training
-    model.eval()
     share = rank_share(len(split), world.size, world.rank)
-    inputs = ClipInput(model.clip, world.device, precision)
-    per_batch = max(1, clips_at_a_time // (views[0] * views[1]))
-    top = min(5, len(split.classes))
-    hits = np.zeros(6, np.int64)  # videos, clips, then hits: clip top-1, clip top-5, video top-1, video top-5
+    parts = [VideoScores.empty(len(split.classes), views[0] * views[1])]
     unread = 0
     with tqdm(total=len(share), desc="evaluating", unit=" videos", disable=None if world.is_main else True) as bar:
-        for batch in view_batches(split, settings, views, share, per_batch, workers):
-            for _, key, cause in batch.faults:
-                unread += 1
-                print(f"not evaluated: {key}: {cause}", file=sys.stderr)
-            if len(batch.indices):
-                scores = _scores(model, inputs, batch.clips, clips_at_a_time, precision)
-                hits += _hits(scores, batch.labels.to(world.device), top)
-            bar.update(len(batch.indices) + len(batch.faults))
-    model.train(was_training)
-    everywhere = world.gather((hits, unread))
-    videos, clips, *counts = (int(n) for n in sum(part for part, _ in everywhere))
-    lost = sum(part for _, part in everywhere)
-    if videos == 0:
-        raise DataError(f"{split.data}: none of its {lost} {split.split} videos can be read. Prepare it again")
-    return Metrics(videos, clips, lost, counts[0] / clips, counts[1] / clips, counts[2] / videos, counts[3] / videos)
+        for part, faults in video_scores(
+            model, split, settings, views, world, share, clips_at_a_time, workers, precision
+        ):
+            parts.append(part)
+            unread += len(faults)
+            bar.update(len(part.index) + len(faults))
+    everywhere = world.gather((VideoScores.joined(parts), unread))
+    return settled(VideoScores.joined([part for part, _ in everywhere]), split, sum(lost for _, lost in everywhere))
 
 
-def _scores(model: Model, inputs: ClipInput, clips: torch.Tensor, clips_at_a_time: int, precision: str) -> torch.Tensor:
-    """Softmax scores (B, V, classes) of clips (B, V, T, S, S, 3), at most `clips_at_a_time` in the model at once."""
+def settled(videos: VideoScores, split: ShardedSplit, unread: int) -> Metrics:
+    """Raises DataError where no video could be scored."""
+    if not len(videos.index):
+        raise DataError(f"{split.data}: none of its {unread} {split.split} videos can be read. Prepare it again")
+    return metrics_of(videos, split.labels[videos.index], unread)
+
+
+@torch.inference_mode()
+def video_scores(
+    model: Model,
+    split: ShardedSplit,
+    settings: ClipSettings,
+    views: tuple[int, int],
+    world: World,
+    share: Sequence[int],
+    clips_at_a_time: int,
+    workers: int,
+    precision: str,
+    average: Average = "softmax",
+) -> Iterator[tuple[VideoScores, list[tuple[str, str]]]]:
+    """Scores of the videos `share`, some at a time, with the (key, cause) of those that could not be read."""
+    inputs = ClipInput(model.clip, world.device, precision)
+    count = views[0] * views[1]
+    for batch in view_batches(split, settings, views, share, max(1, clips_at_a_time // count), workers):
+        for _, key, cause in batch.faults:
+            print(f"not evaluated: {key}: {cause}", file=sys.stderr)
+        part = VideoScores.empty(len(split.classes), count)
+        if len(batch.indices):
+            with evaluating(model):
+                logits = _logits(model, inputs, batch.clips, clips_at_a_time, precision)
+            scores = _scores(logits, average, split.card.multilabel).cpu().numpy()
+            targets = as_targets(np.asarray(batch.labels), len(split.classes))
+            clip_hits = hits(scores, targets[:, None].repeat(count, 1)).sum(1)
+            part = VideoScores(np.asarray(batch.indices, np.int64), scores.mean(1), clip_hits, count)
+        yield part, [(key, cause) for _, key, cause in batch.faults]
+
+
+def _logits(model: Model, inputs: ClipInput, clips: torch.Tensor, clips_at_a_time: int, precision: str) -> torch.Tensor:
+    """Logits (B, V, classes) of clips (B, V, T, S, S, 3), at most `clips_at_a_time` in the model at once."""
     flat = clips.flatten(0, 1)
     with autocast(inputs.device, precision):
         logits = [model(inputs.views(part)) for part in flat.split(clips_at_a_time)]
-    return torch.cat(logits).float().softmax(-1).unflatten(0, clips.shape[:2])
+    return torch.cat(logits).float().unflatten(0, clips.shape[:2])
 
 
-def _hits(scores: torch.Tensor, labels: torch.Tensor, top: int) -> np.ndarray:
-    per_clip = scores.topk(top, -1).indices == labels[:, None, None]
-    per_video = scores.mean(1).topk(top, -1).indices == labels[:, None]
-    found = (per_clip[..., 0].sum(), per_clip.sum(), per_video[..., 0].sum(), per_video.sum())
-    return np.array([len(labels), scores.shape[0] * scores.shape[1], *(int(n) for n in found)])
+def _scores(logits: torch.Tensor, average: Average, multilabel: bool) -> torch.Tensor:
+    if average == "logits":
+        return logits
+    return logits.sigmoid() if multilabel else logits.softmax(-1)

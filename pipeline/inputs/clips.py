@@ -69,10 +69,22 @@ class TrainInput(ClipInput):
         mirrored, labels = self.mirroring.draw(batch.labels, self.config.flip, rng)
         labels = labels.to(self.device, non_blocking=True)
         clips = self.augmentation(batch.clips.to(self.device, non_blocking=True), mirrored, rng)
-        clips = self.erasing(self._normalized(clips), rng)
+        clips = drop_frames(self.erasing(self._normalized(clips), rng), self.config.drop_frames, rng)
         if self.config.mixup or self.config.cutmix:
             return mix(clips, labels, len(self.mirroring.classes), self.config, rng)
         return clips, labels
+
+
+def drop_frames(clips: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
+    """clips (B, 3, T, H, W): each frame but the first is, with probability `share`, replaced by the last one kept."""
+    if not share:
+        return clips
+    count, frames = clips.shape[0], clips.shape[2]
+    kept = rng.random((count, frames)) >= share
+    kept[:, 0] = True
+    source = np.maximum.accumulate(np.where(kept, np.arange(frames), 0), axis=1)
+    index = torch.from_numpy(source).to(clips.device)
+    return clips.gather(2, index.view(count, 1, frames, 1, 1).expand_as(clips))
 
 
 def lacks_bf16(device: torch.device) -> bool:

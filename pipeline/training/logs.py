@@ -45,6 +45,13 @@ class RunLog:
         if "loss" in values:
             self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {values['clips_per_s']:.0f} clips/s", refresh=False)
 
+    def spike(self, spike: dict[str, Any]) -> None:
+        """A step whose loss stands out, with the videos it was made of."""
+        self._file.write(json.dumps({"kind": "spike", **spike}) + "\n")
+        self._file.flush()
+        loss, usual = spike["loss"], spike["usual"]
+        self.say(f"the loss of step {spike['step']} is {loss:.3g} after {usual:.3g}: its videos are in the log")
+
     def say(self, text: str) -> None:
         """A line for a person, above the bar."""
         self._bar.clear()

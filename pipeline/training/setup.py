@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,71 @@ from typing import Any
 import numpy as np
 import torch
 
-from tubelet.backbones import Model, UnknownModel, create_model
-from tubelet.datasets import Balance, ClipSettings, ShardedSplit, TrainOrder
+from tubelet.backbones import Model, UnknownModel, count_cost, create_model
+from tubelet.datasets import Balance, ClipSettings, Position, ShardedSplit, TrainOrder, train_batches
 
-from ..checkpoints.checkpoint import Checkpoints, State
+from ..checkpoints.finding import newest_first
+from ..checkpoints.saving import Checkpoints
+from ..checkpoints.state import State
 from ..cluster.distributed import World
 from ..cluster.environment import describe
 from ..config import TrainConfig, as_yaml
 from ..errors import ConfigError, RunError
 from ..files import write_json, write_text
+from ..inputs.clips import TrainInput, autocast
+from . import anomalies
+from .batchnorm import retake_statistics
+from .ema import Average
 from .faults import QUARANTINE_FILE
 from .logs import RunLog
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+
+
+def due(epoch: int, every: int, epochs: int) -> bool:
+    return epoch % every == 0 or epoch >= epochs
+
+
+def open_split(config: TrainConfig, name: str) -> ShardedSplit:
+    """Raises DataError where its labels are not what the loss is for."""
+    split = ShardedSplit(config.data.data, name, config.data.cache)  # type: ignore[arg-type]  # checked
+    if config.optim.loss != "bce" or not split.card.multilabel:
+        split.require_one_label()
+    return split
+
+
+def flops_of(model: Model) -> tuple[float, int]:
+    """(operations of a clip's forward and backward pass, parameters): the backward pass takes two products for each of
+    the forward pass, and a multiply-accumulate is two operations."""
+    clip = model.clip
+    parameters, macs = count_cost(model, (1, 3, clip.frames, clip.size, clip.size))
+    return 6.0 * macs, parameters
+
+
+def settle_statistics(
+    model: Model,
+    config: TrainConfig,
+    split: ShardedSplit,
+    order: TrainOrder,
+    inputs: TrainInput,
+    world: World,
+    average: Average | None,
+) -> None:
+    """BatchNorm's statistics as the model is shared with: the same on all ranks, taken anew where `precise_bn` says so,
+    under the averaged weights if there are any."""
+    if count := config.system.precise_bn:
+        batches = train_batches(split, clip_settings(config), order, Position(0, 0), world.rank, workers=0)
+        rng = np.random.default_rng(config.run.seed)
+        clips = (inputs.train(next(batches), rng)[0] for _ in range(count))
+        with (
+            average.in_place() if average is not None else nullcontext(),
+            autocast(world.device, config.system.precision),
+        ):
+            retake_statistics(model, clips)
+        batches.close()
+    world.share_statistics(model)
 
 
 def build_model(config: TrainConfig, classes: int) -> Model:
@@ -84,16 +135,16 @@ def open_run(run: Path, config: TrainConfig, world: World) -> Checkpoints:
     """The run's folder and what says how it was started. Raises RunError when it holds another run already."""
     if run.exists() and not run.is_dir():
         raise ConfigError(f"{run}: is a file. Give --out a folder")
-    taken = (run / "checkpoints" / "latest").exists()
+    taken = bool(newest_first(run / "checkpoints"))
     world.barrier()
     if taken and config.run.resume == "no":
         raise RunError(f"{run}: already holds a run. Add --resume auto to go on with it, or choose another --out")
-    checkpoints = Checkpoints(run, world, config.run.keep)
+    checkpoints = Checkpoints(run, world, config.run.keep, config.run.keep_hours)
     if world.is_main:
         write_text(run / "config.yaml", as_yaml(config))
         write_json(run / "environment.json", describe())
         if not taken:  # a run that died before its first checkpoint begins again
-            for leftover in ("log.jsonl", QUARANTINE_FILE):
+            for leftover in ("log.jsonl", QUARANTINE_FILE, anomalies.FILE):
                 (run / leftover).unlink(missing_ok=True)
     world.barrier()
     return checkpoints

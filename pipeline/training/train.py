@@ -2,84 +2,110 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from tubelet.backbones import load_weights, meant_by
 from tubelet.datasets import ShardedSplit, start_forkserver, train_batches
 
-from ..checkpoints.checkpoint import Clip, State
-from ..cluster.distributed import join
-from ..config import TrainConfig, checked, with_model_defaults
-from ..errors import RunError
+from ..checkpoints.saving import restore, take
+from ..checkpoints.state import Clip, State
+from ..cluster.distributed import join, naming_lost_ranks
+from ..cluster.preflight import preflight
+from ..cluster.stopping import Stopping
+from ..cluster.watchdog import Watchdog
+from ..config import TrainConfig, as_yaml, checked, with_model_defaults
+from ..errors import RunError, Stopped
 from ..evaluation.evaluate import score
+from ..files import write_json
 from ..inputs.clips import TrainInput
 from ..inputs.mirroring import Mirroring
 from ..pictures.curves import draw_clips, draw_curves
-from .engine import set_learning_rate, start_engine, step
+from .anomalies import Anomalies
+from .batchnorm import convert_norms
+from .ema import Average
+from .engine import deepspeed_json, set_learning_rate, start_engine, step, whole_parameters
 from .faults import Faults, read_quarantine
+from .groups import freeze, set_training
+from .losses import build_loss, hits, shown_label
 from .meter import Meter
-from .schedule import learning_rate
-from .setup import build_model, clip_of, clip_settings, open_run, order_of, start_log, step_seed
+from .profiling import Profile
+from .schedule import learning_rate, peak_rate
+from .setup import (
+    build_model,
+    clip_of,
+    clip_settings,
+    due,
+    flops_of,
+    open_run,
+    open_split,
+    order_of,
+    settle_statistics,
+    start_log,
+    step_seed,
+)
+from .summary import said, summarise
 
 
+@naming_lost_ranks()
 def train(config: TrainConfig) -> Path:
     """Trains as `config` says, on all processes of the launcher. Returns the folder of the run:
 
-        config.yaml, environment.json     what ran, on what
+        config.yaml, deepspeed.json, environment.json     what ran, on what
         log.jsonl, tensorboard/           loss, accuracy, learning rate, gradient norm, clips/s, data wait, step time
         clips.png, curves.png             clips as the model sees them, the curves of the run
+        summary.json                      what bound the run, and its slowest process
         quarantine.jsonl                  the bad videos that were met, if any, and why
-        checkpoints/                      see pipeline/checkpoint.py
+        nonfinite.jsonl                   the videos of steps whose loss was no number, if any
+        checkpoints/                      see pipeline/checkpoints/state.py
 
-    Raises ConfigError, RunError, and whatever data, models and weights raise for what cannot be used.
+    Raises Stopped where it was asked to end and has saved; ConfigError, RunError, and whatever data, models and weights
+    raise for what cannot be used.
     """
     config = checked(config)
     if config.data.workers != 0:
         start_forkserver()
     quarantined = {} if config.data.quarantine is None else read_quarantine(config.data.quarantine)
     run: Path = config.run.out  # type: ignore[assignment]  # checked
-    split = ShardedSplit(config.data.data, "train", config.data.cache)  # type: ignore[arg-type]  # checked
-    split.require_one_label()
+    optim, system, model_config = config.optim, config.system, config.model
+    split = open_split(config, "train")
     mirroring = Mirroring.of(split.classes, config.augment.flip_pairs)
     evaluated = "val" in split.card.splits and config.run.eval_every
-    val_split = ShardedSplit(split.data, "val", config.data.cache) if evaluated else None
-    if val_split is not None:
-        val_split.require_one_label()
+    val_split: ShardedSplit | None = open_split(config, "val") if evaluated else None
     model = build_model(config, len(split.classes))
-    loaded = None if config.model.weights is None else load_weights(model, config.model.weights)
-    if loaded is not None and (record := meant_by(config.model.weights)):
+    loaded = None if model_config.weights is None else load_weights(model, model_config.weights)
+    if loaded is not None and (record := meant_by(model_config.weights)):
         model.clip = record.clip_for(model.clip)
     config = with_model_defaults(config, **clip_of(config, model))
-    world = join(config.system.timeout, always=True)
+    trained = freeze(model, optim.tune)
+
+    world = join(system.timeout, always=True)
+    agreed = preflight(world, as_yaml(config), split.card.fingerprint())
     order = order_of(config, split, world)
     clips_at_a_time = order.batch * config.data.repeats
-
     checkpoints = open_run(run, config, world)
-    engine = start_engine(model.to(world.device), config.optim, config.system, clips_at_a_time, world)
-    state = State(
-        step=0,
-        epoch=0,
-        consumed=0,
-        world=world.size,
-        zero_stage=config.system.zero_stage,
-        model=model.config,
-        classes=split.classes,
-        clip=Clip(**clip_of(config, model)),
-    )
-    if config.run.resume == "auto" and (latest := checkpoints.latest()) is not None:
-        resumed = checkpoints.restore(engine, latest, config.system.zero_stage, split.classes)
-        state = replace(state, step=resumed.step, epoch=resumed.epoch, consumed=resumed.consumed)
+    watchdog = Watchdog(world, system.timeout, run)
+    stopping = Stopping(world)
+    flops, parameters = flops_of(model)
+    model = convert_norms(model.to(world.device), system.batch_norm, world)
+    deepspeed = deepspeed_json(optim, system, clips_at_a_time, parameters)
+    engine = start_engine(model, optim, system, deepspeed, world)
+    average = Average(engine.module, optim.ema) if optim.ema else None
+    clip = Clip(**clip_of(config, model))
+    state = State(0, 0, 0, model.config, split.classes, clip, multilabel=split.card.multilabel)
+    if config.run.resume == "auto" and (found := checkpoints.newest_whole()) is not None:
+        restore(engine, average, *found, split.classes)
+        state = replace(state, step=found[1].step, epoch=found[1].epoch, consumed=found[1].consumed)
     log = start_log(config, world, order, state, val_split)
-    if log is not None and loaded is not None:
-        log.say(str(loaded))
-    if log is not None and config.augment.flip and (said := str(mirroring)):
-        log.say(said)
+    if log is not None:
+        write_json(run / "deepspeed.json", deepspeed)
+        mirrored = str(mirroring) if config.augment.flip else ""
+        for line in filter(None, (agreed, trained if optim.tune != "full" else "", str(loaded or ""), mirrored)):
+            log.say(line)
 
     settings = clip_settings(config)
     workers = world.default_workers() if config.data.workers is None else config.data.workers
@@ -89,80 +115,102 @@ def train(config: TrainConfig) -> Path:
     not_tried = batches.bar(dict.fromkeys(quarantined, 0))
     if log is not None and quarantined:
         log.say(f"{config.data.quarantine}: {not_tried} of its {len(quarantined)} videos are here, and not tried")
-    inputs = TrainInput(model.clip, world.device, config.system.precision, config.augment, mirroring)
-    criterion = nn.CrossEntropyLoss(label_smoothing=config.optim.label_smoothing)
-    meter = Meter(world, faults, order.batch)
-    while state.epoch < config.optim.epochs:
+    inputs = TrainInput(model.clip, world.device, system.precision, config.augment, mirroring)
+    criterion = build_loss(optim)
+    peak = peak_rate(optim, order.step_samples * config.data.repeats)
+    meter = Meter(world, faults, order.batch, flops, system.precision)
+    anomalies = Anomalies(run, split, order, config.run.max_nonfinite, world.is_main)
+    profile = Profile(run, config.run.profile and world.is_main)
+    set_training(engine.module, system.batch_norm == "frozen")
+    while state.epoch < optim.epochs:
         progress = state.epoch + state.consumed / len(split)
-        rate = learning_rate(
-            progress,
-            epochs=config.optim.epochs,
-            peak=config.optim.lr,
-            warmup_epochs=config.optim.warmup_epochs,
-            minimum=config.optim.min_lr,
-        )
+        rate = learning_rate(progress, optim, peak)
         set_learning_rate(engine, rate)
         # What is random in a step follows from the step, so a run that goes on from a checkpoint repeats it exactly.
         seed = step_seed(config.run.seed, state.step, world.rank)
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
-        for _ in range(config.optim.accumulate):
+        for _ in range(optim.accumulate):
             batch = meter.waiting_for(batches)
             clips, targets = inputs.train(batch, rng)
-            labels = targets if targets.ndim == 1 else targets.argmax(-1)  # of a mixed clip the one it has most of
             if log is not None and not (run / "clips.png").exists():
-                draw_clips(inputs.pictures(clips), [split.classes[i] for i in labels], run / "clips.png")
-            logits = engine(clips)
-            loss = criterion(logits, targets)
+                names = [split.classes[i] for i in shown_label(targets)]
+                draw_clips(inputs.pictures(clips), names, run / "clips.png")
+            with meter.computing():
+                logits = engine(clips)
+                loss = criterion(logits, targets)
             engine.backward(loss)
-            norm = step(engine, config.optim, config.system)
-            meter.add(loss.detach(), logits.detach(), labels, batch)
+            norm = step(engine, optim, system)
+            meter.add(loss.detach(), hits(logits.detach(), targets), batch, len(clips))
+        meter.step(state.position, norm)
+        if average is not None:
+            average.update(state.step + 1)
 
         epoch = state.epoch
         position = order.after(state.position)
         state = replace(state, step=state.step + 1, epoch=position.epoch, consumed=position.consumed, metrics=None)
+        watchdog.beat(f"step {state.step + 1}")
+        profile.step()
+        stops = stopping.agreed()
         epoch_ends = state.epoch > epoch
-        saves = (epoch_ends and _due(state.epoch, config.run.save_every, config.optim.epochs)) or (
-            config.run.save_steps > 0 and state.step % config.run.save_steps == 0
+        saves = (
+            stops
+            or (epoch_ends and due(state.epoch, config.run.save_every, optim.epochs))
+            or (config.run.save_steps > 0 and state.step % config.run.save_steps == 0)
         )
+        scores = epoch_ends and val_split is not None and due(state.epoch, config.run.eval_every, optim.epochs)
         if log is not None:
             log.advance()
         if state.step % config.run.log_every == 0 or epoch_ends or saves:
-            line, bad = meter.read(engine, rate, norm, epoch)
-            batches.bar(bad)
+            reading = meter.read(rate, norm, epoch)
+            batches.bar(reading.bad)
+            spikes = anomalies.take(reading.losses, state.step)
             if log is not None:
-                log.write(state.step, "train", epoch=progress, **line)
-            if not math.isfinite(line["loss"]):
-                raise RunError(
-                    f"the loss is {line['loss']} at step {state.step}, and a checkpoint of it would be of no use. "
-                    f"Lower --lr ({config.optim.lr:g}) or lengthen --warmup-epochs, and --resume auto"
+                log.write(state.step, "train", epoch=progress, skipped_steps=anomalies.passed, **reading.line)
+                for spike in spikes:
+                    log.spike(spike)
+        if scores or saves:
+            with watchdog.patient("settling BatchNorm's statistics"):
+                settle_statistics(engine.module, config, split, order, inputs, world, average)
+        if scores:
+            assert val_split is not None
+            with watchdog.patient("the evaluation"), average.in_place() if average else nullcontext():
+                metrics = score(
+                    engine.module, val_split, settings, (1, 1), world, 2 * clips_at_a_time, workers, system.precision
                 )
-        if epoch_ends and val_split is not None and _due(state.epoch, config.run.eval_every, config.optim.epochs):
-            world.share_statistics(engine.module)
-            metrics = score(
-                engine.module, val_split, settings, (1, 1), world, 2 * clips_at_a_time, workers, config.system.precision
-            )
-            state = replace(state, metrics=asdict(metrics))
-            meter.restart()
+            state = replace(state, metrics=metrics.as_dict())
             if log is not None:
-                log.write(state.step, "eval", epoch=state.epoch, **asdict(metrics))
-                log.say(f"epoch {state.epoch}/{config.optim.epochs}: {metrics}")
+                log.write(state.step, "eval", epoch=state.epoch, **metrics.as_dict())
+                log.say(f"epoch {state.epoch}/{optim.epochs}: {metrics}")
         if saves:
-            world.share_statistics(engine.module)
-            checkpoints.save(engine, state)
+            with watchdog.patient("the checkpoint"):
+                shown, training = take(engine, average, whole_parameters(engine), world)
+                checkpoints.save(state, shown, training)
+        if scores or saves:
             meter.restart()
+        if stops:
+            break
 
     batches.close()
+    with watchdog.patient("the end"):
+        summary = summarise(meter, parameters, world)
+        checkpoints.finish()
+        failed = world.gather(checkpoints.failed)[0]
+    watchdog.close()
     if log is not None:
         if faults.known:
             log.say(f"{len(faults.known)} videos could not be read; {faults.file} names each and the cause")
         for reason, count in meter.slow.items():
             log.say(f"{count} clips of this process were decoded in a slower way: {reason}")
+        for line in filter(None, (said(summary), profile.close())):
+            log.say(line)
+        write_json(run / "summary.json", summary)
         log.close()
         draw_curves(run, run / "curves.png")
+    if failed is not None:
+        raise RunError(f"{failed}. Make room, and go on with --resume auto")
+    if state.epoch < optim.epochs:
+        raise Stopped(f"asked to end, the run has saved step {state.step} in {run}: --resume auto goes on")
+    if log is not None:
         print(f"the run is in {run}: clips.png, curves.png, log.jsonl, checkpoints/", flush=True)
     return run
-
-
-def _due(epoch: int, every: int, epochs: int) -> bool:
-    return epoch % every == 0 or epoch >= epochs

@@ -11,6 +11,7 @@ import pytest
 
 from tubelet.datasets import DataError, ShardedSplit, read_card
 from tubelet.datasets.shards.index import index_path
+from tubelet.datasets.shards.samples import read_samples
 from tubelet.launch.index import main
 from tubelet.video import VideoError
 
@@ -129,6 +130,15 @@ def test_what_is_left_out_is_named(tars: Path, capsys: pytest.CaptureFixture) ->
     assert [entry["key"] for entry in report] == ["alone", "broken"]
     assert "train-2.tar, broken: " in capsys.readouterr().err
     assert (read_card(tars).splits["train"].videos, read_card(tars).splits["train"].listed) == (16, 18)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "cls"])
+def test_a_member_that_stands_twice_is_not_taken_for_either(suffix: str, tmp_path: Path) -> None:
+    members = [("a.mp4", b"one"), ("a.cls", b"0"), ("b.mp4", b"two"), ("b.cls", b"1")]
+    write_tar(tmp_path / "twice.tar", [*members, (f"a.{suffix}", b"1")])
+    samples, left_out = read_samples(tmp_path / "twice.tar")
+    assert [sample.key for sample in samples] == ["b"]
+    assert left_out == [("a", f"its .{suffix} stands twice in the tar, or is stored as a sparse file")]
 
 
 def test_a_decoder_that_hangs_meets_its_deadline(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tubelet.backbones import create_model
-from tubelet.pipeline.cluster.distributed import join, rank_and_size
+from tubelet.pipeline.cluster.distributed import _ALONE, _take_place, join, rank_and_size
 from tubelet.pipeline.errors import RunError
 
 
@@ -37,6 +37,21 @@ def test_running_statistics_become_the_mean_of_all_ranks(tmp_path: Path, free_po
     for name, shared in after.items():
         assert torch.equal(shared, after_too[name])
         torch.testing.assert_close(shared.double(), (one[name].double() + other[name].double()) / 2)
+
+
+def test_mpirun_and_srun_say_where_to_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*_ALONE, "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ) | {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"})
+    with pytest.raises(RunError, match="set MASTER_ADDR to its machine"):
+        _take_place()
+    os.environ |= {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
+    _take_place()
+    assert [os.environ[name] for name in _ALONE][:4] == ["1", "2", "1", "127.0.0.1"]
+    slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "77"}
+    monkeypatch.setattr(os, "environ", slurm | {"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7"})
+    _take_place()
+    assert [os.environ[name] for name in _ALONE] == ["3", "4", "1", "10.0.0.7", "20077"]
 
 
 @pytest.mark.parametrize(

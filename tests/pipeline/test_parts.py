@@ -1,62 +1,18 @@
-"""The parts of the pipeline that are functions: schedule, parameter groups, views, scores, inputs."""
+"""The parts of the pipeline that are functions: views and inputs."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tubelet.backbones import create_model
 from tubelet.datasets import TrainBatch
-from tubelet.pipeline.config import AugmentConfig, OptimConfig, SystemConfig
+from tubelet.pipeline.config import AugmentConfig
 from tubelet.pipeline.errors import ConfigError
-from tubelet.pipeline.evaluation.evaluate import _hits, parse_views
+from tubelet.pipeline.evaluation.evaluate import parse_views
 from tubelet.pipeline.inputs.clips import ClipInput, TrainInput
 from tubelet.pipeline.inputs.mirroring import Mirroring
-from tubelet.pipeline.training.engine import deepspeed_json, parameter_groups
-from tubelet.pipeline.training.schedule import learning_rate
-
-FORM = {"epochs": 10.0, "peak": 1.0, "warmup_epochs": 2.0, "minimum": 0.1}
-
-
-@given(st.floats(0, 10))
-def test_the_rate_stays_in_range(epoch: float) -> None:
-    assert 0 <= learning_rate(epoch, **FORM) <= 1
-    if epoch > 2:
-        assert learning_rate(epoch, **FORM) >= 0.1 - 1e-12
-
-
-@pytest.mark.parametrize(("epoch", "rate"), [(0, 0), (1, 0.5), (2, 1), (6, 0.55), (10, 0.1), (12, 0.1)])
-def test_the_rate_warms_up_and_falls_along_a_cosine(epoch: float, rate: float) -> None:
-    assert learning_rate(epoch, **FORM) == pytest.approx(rate)
-
-
-def test_biases_norms_and_embeddings_do_not_decay() -> None:
-    model = create_model("timesformer_tiny", num_classes=3)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, spared = (
-        {names[id(parameter)] for parameter in group["params"]} for group in parameter_groups(model, 0.05)
-    )
-    assert decayed | spared == set(names.values())
-    assert not decayed & spared
-    assert {"pos_embed", "time_embed", "cls_token", "norm.weight", "head.bias"} <= spared
-    assert {"head.weight", "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= decayed
-
-
-def test_a_frozen_parameter_is_not_optimised() -> None:
-    model = create_model("timesformer_tiny", num_classes=3)
-    model.head.weight.requires_grad_(False)
-    ours = {id(parameter) for group in parameter_groups(model, 0.05) for parameter in group["params"]}
-    assert id(model.head.weight) not in ours
-
-
-def test_the_deepspeed_configuration_keeps_its_buckets_small() -> None:
-    config = deepspeed_json(OptimConfig(accumulate=2, clip_grad=1.0), SystemConfig(zero_stage=2), 4, 1000)
-    assert config["zero_optimization"]["reduce_bucket_size"] == 1000
-    assert config["gradient_accumulation_steps"] == 2
-    assert config["gradient_clipping"] == 1.0
 
 
 @pytest.mark.parametrize(("text", "views"), [("4x3", (4, 3)), ("1x1", (1, 1)), ("10×3", (10, 3))])
@@ -68,15 +24,6 @@ def test_views(text: str, views: tuple[int, int]) -> None:
 def test_views_that_make_no_sense(text: str) -> None:
     with pytest.raises(ConfigError, match=f"--views {text}: give temporal x spatial"):
         parse_views(text)
-
-
-def test_a_video_is_scored_by_the_mean_of_its_clips() -> None:
-    """Two videos of two clips: the first right in one clip only yet right on average, the second never."""
-    scores = torch.tensor([[[0.9, 0.1, 0.0], [0.4, 0.6, 0.0]], [[0.5, 0.4, 0.1], [0.5, 0.2, 0.3]]])
-    videos, clips, clip1, clip2, video1, video2 = _hits(scores, torch.tensor([0, 1]), top=2).tolist()
-    assert (videos, clips) == (2, 4)
-    assert (clip1, video1) == (1, 1)
-    assert (clip2, video2) == (3, 2)
 
 
 CLASSES = ["to the left", "still", "to the right"]
