@@ -21,8 +21,8 @@ from ..errors import ConfigError, RunError
 @dataclass(frozen=True)
 class Trained:
     """A network with what it was trained for. classes: their names in label order, None where they are not known;
-    multilabel: whether a video has several of them; sha256: of the file of its weights; source: the folder or id that it
-    came from."""
+    multilabel: whether a video has several of them; sha256: of the file of its weights; source: the folder or id that
+    it came from."""
 
     model: Model
     clip: Clip
