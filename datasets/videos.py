@@ -125,7 +125,8 @@ def open_videos(data: str | Path, split: str | None = None, cache: Path | None =
     Raises DataError where there are none.
     """
     path = Path(data)
-    if not is_local(str(data)) or names_shards(str(data)) or (path / CARD_FILE).is_file():
+    is_file = is_local(str(data)) and path.is_file() and path.suffix != ".tar"
+    if not is_file and (not is_local(str(data)) or names_shards(str(data)) or (path / CARD_FILE).is_file()):
         names = [split] if split else list(open_dataset(data, cache).card.splits)
         return ShardVideos([ShardedSplit(data, name, cache) for name in names])
     videos, multilabel = _listed(path)

@@ -95,7 +95,7 @@ class Vectors(nn.Module):
             return
         if layer not in names:
             raise ConfigError(f"--layer {layer}: the network has no such layer. It has:\n  " + "\n  ".join(names))
-        module = model.get_submodule(layer)
+        module = _last_part(model.get_submodule(layer))
         module.register_forward_hook(self._keep)
         self._channels, self._first = _channels_of(module)
         self.features = self._probe()
@@ -132,6 +132,13 @@ class Vectors(nn.Module):
     def _probe(self) -> int:
         clip = self.model.clip
         return self(torch.zeros(1, 3, clip.frames, clip.size, clip.size)).shape[1]
+
+
+def _last_part(layer: nn.Module) -> nn.Module:
+    """What puts out what a row of modules puts out: networks go through the members, and do not call the row."""
+    while isinstance(layer, nn.Sequential | nn.ModuleList) and len(layer):
+        layer = layer[-1]
+    return layer
 
 
 def _channels_of(layer: nn.Module) -> tuple[int | None, bool | None]:
