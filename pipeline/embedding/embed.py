@@ -117,7 +117,7 @@ def embed(config: EmbedConfig) -> Path:
     inputs = ClipInput(trained.model.clip, world.device, config.precision)
     out = config.out
     network.to(world.device)
-    run = _Run(config, network, inputs, videos, settings, lambda part: PartWriter(out, part, videos, schema))
+    run = Run(config, network, inputs, videos, settings, lambda part: PartWriter(out, part, videos, schema))
     rates = world.gather(run.embed([(part, parts[part]) for part in todo], world))
     if world.is_main:
         _report(config, network.features, len(parts), rates)
@@ -167,7 +167,7 @@ class _Part:
     count: int = 0
 
 
-class _Run:
+class Run:
     """Clips as they come from the decoding processes, through the network, into the parts that they belong to. Batches
     are of one part each, so that what is stored does not depend on how many processes there are."""
 
