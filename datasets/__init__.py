@@ -14,7 +14,8 @@ from .loading.loader import (
     view_batches,
 )
 from .loading.order import Balance, Draw, Position, TrainOrder, epoch_order, rank_share
-from .loading.streams import StreamedClip, StreamedPart, StreamedVideo, StreamSettings, clips_of, streamed
+from .loading.streaming import StreamSettings, clips_of
+from .loading.streams import StreamedClip, StreamedPart, StreamedVideo, streamed
 from .loading.workers import start_forkserver
 from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
 from .preparing.steps import PrepareConfig, prepare

@@ -9,50 +9,26 @@ worker goes on with the next.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import sys
-import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
-import torch
-
-from tubelet.video import VideoError, VideoReader, Windows, available_backends, spatial_boxes
 
 from ..errors import DataError
 from ..videos import Videos
 from .shared import SharedMemory
+from .streaming import StreamSettings, cause_of, clips_of_video, work
 from .workers import start_forkserver
 
 _FETCH_DEADLINE_S = 1800.0  # of a shard that comes over a network
 _SCANNED_BYTES_S = 2e6  # at least; a file without an index is read through before its first clip
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """windows: which clips; size: pixels of their square; decoder: which library; deadline: seconds a worker has from
-    one clip to the next."""
-
-    windows: Windows
-    size: int
-    decoder: str = "pyav"
-    deadline: float = 30.0
-
-    def __post_init__(self) -> None:
-        if self.decoder != "pyav" and available_backends().get(self.decoder) is None:
-            raise DataError(f"--decoder {self.decoder}: is not installed; `tubelet doctor` says how to get it")
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return self.windows.frames, self.size, self.size, 3
 
 
 @dataclass(frozen=True)
@@ -85,41 +61,6 @@ class StreamedPart:
 
 
 Streamed = StreamedClip | StreamedVideo | StreamedPart
-_Clip = tuple[float, float, float, list[np.ndarray]]
-
-
-def clips_of(reader: VideoReader, first: int, after: int, settings: StreamSettings) -> Iterator[_Clip]:
-    """(start, end, share done, frames) of each clip of the frames first <= i < after, from one pass over them."""
-    all_times = reader.times()
-    times = all_times[first:after]
-    if not len(times):
-        raise VideoError("", f"no frame lies between start and end: the file is {reader.info.duration:.2f} s long")
-    clips = settings.windows.clips(times) + first
-    wanted = np.unique(clips)
-    box = spatial_boxes(reader.info.height, reader.info.width, 1)[0]
-    decoded = zip(wanted.tolist(), reader.stream(wanted, box, settings.size), strict=True)
-    held: dict[int, np.ndarray] = {}
-    for clip in clips.tolist():
-        for index in [index for index in held if index < clip[0]]:
-            del held[index]
-        while clip[-1] not in held:
-            index, frame = next(decoded)
-            held[index] = frame
-        done = (clip[-1] + 1 - first) / (after - first)
-        end = float(all_times[clip[-1]]) + 1 / reader.info.rate
-        yield float(all_times[clip[0]]), end, done, [held[index] for index in clip]
-
-
-def _video(videos: Videos, number: int, settings: StreamSettings, fetched: Callable[[], None]) -> Iterator[_Clip]:
-    videos.fetch(number)
-    fetched()
-    reader, first, after = videos.open(number, settings.decoder)
-    with reader:
-        yield from clips_of(reader, first, after, settings)
-
-
-def _cause(error: Exception) -> str:
-    return error.cause if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"
 
 
 def streamed(
@@ -142,12 +83,12 @@ def _streamed_here(
         for number in numbers:
             cause = None
             try:
-                for start, end, done, frames in _video(videos, number, settings, lambda: None):
+                for start, end, done, frames in clips_of_video(videos, number, settings, lambda: None):
                     yield StreamedClip(part, number, start, end, done, np.stack(frames))
             except DataError:
                 raise
             except Exception as error:  # a fault of this video, whatever it is
-                cause = _cause(error)
+                cause = cause_of(error)
             yield StreamedVideo(part, number, cause)
         yield StreamedPart(part)
 
@@ -164,7 +105,7 @@ class _Worker:
         self.connection, theirs = multiprocessing.Pipe()
         life, its_life = multiprocessing.Pipe()
         self.process = multiprocessing.get_context("forkserver").Process(
-            target=_work, args=(theirs, its_life, videos, settings, memory), daemon=True, name="video stream"
+            target=work, args=(theirs, its_life, videos, settings, memory), daemon=True, name="video stream"
         )
         self.process.start()
         theirs.close()
@@ -284,58 +225,3 @@ class _Streams:
         yield StreamedPart(worker.part)
         if (part := next(self._parts, None)) is not None:
             self._begin(part)
-
-
-def _work(
-    connection: Connection, life: Connection, videos: Videos, settings: StreamSettings, memory: SharedMemory
-) -> None:
-    """Messages to the main process: None (fetched), (slot, start, end, share done) of a clip, a text at the end of a
-    video, empty where all is well, or a DataError. From it: lists of videos, and the numbers of slots that are free."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the main process's, which ends this one
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=[life], daemon=True).start()
-    free = deque(range(len(memory.array)))
-    try:
-        while True:
-            message = connection.recv()
-            if isinstance(message, int):
-                free.append(message)
-                continue
-            for number in message:
-                connection.send(_stream(connection, videos, number, settings, memory.array, free))
-    except (EOFError, OSError):
-        return
-
-
-def _stream(
-    connection: Connection,
-    videos: Videos,
-    number: int,
-    settings: StreamSettings,
-    slots: np.ndarray,
-    free: deque[int],
-) -> str | DataError:
-    clips = _video(videos, number, settings, lambda: connection.send(None))
-    while True:
-        try:
-            clip = next(clips, None)
-        except DataError as error:
-            return error
-        except Exception as error:  # a fault of this video, whatever it is
-            return _cause(error)
-        if clip is None:
-            return ""
-        start, end, done, frames = clip
-        if not free:
-            free.append(connection.recv())
-        slot = free.popleft()
-        np.stack(frames, out=slots[slot])
-        connection.send((slot, start, end, done))
-
-
-def _end_with(life: Connection) -> None:
-    """Even a decoder that spins ends with the process it works for."""
-    try:
-        life.recv()
-    finally:
-        os._exit(1)
