@@ -14,6 +14,8 @@ from .loading.loader import (
     view_batches,
 )
 from .loading.order import Balance, Draw, Position, TrainOrder, epoch_order, rank_share
+from .loading.streaming import StreamSettings, clips_of
+from .loading.streams import StreamedClip, StreamedPart, StreamedVideo, streamed
 from .loading.workers import start_forkserver
 from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
 from .preparing.steps import PrepareConfig, prepare
@@ -24,6 +26,7 @@ from .shards.sources import open_dataset
 from .shards.split import ShardedSplit
 from .shards.verifying import CheckConfig, Findings, check_data
 from .shards.verifying_shards import Fault
+from .videos import Videos, open_videos
 
 __all__ = [
     "QUARANTINED",
@@ -43,22 +46,30 @@ __all__ = [
     "Position",
     "PrepareConfig",
     "ShardedSplit",
+    "StreamSettings",
+    "StreamedClip",
+    "StreamedPart",
+    "StreamedVideo",
     "TrainBatch",
     "TrainBatches",
     "TrainOrder",
     "Video",
+    "Videos",
     "ViewBatch",
     "assign_splits",
     "check_data",
+    "clips_of",
     "epoch_order",
     "index_data",
     "make_demo",
     "open_dataset",
+    "open_videos",
     "prepare",
     "rank_share",
     "read_annotations",
     "read_card",
     "start_forkserver",
+    "streamed",
     "train_batches",
     "train_draws",
     "videos_in_folder",

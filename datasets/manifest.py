@@ -92,7 +92,7 @@ def manifest_of(
             f"{source}: only one class ('{told_apart[0]}'), and there is nothing to tell apart. "
             "Add a second class, or for videos without labels give --videos the folder that holds the files themselves"
         )
-    return Manifest(_with_unique_keys(videos), classes, multilabel)
+    return Manifest(with_unique_keys(videos), classes, multilabel)
 
 
 def named(things: Sequence[object], noun: str) -> str:
@@ -114,7 +114,7 @@ def _check_repeated(source: str | Path, videos: Iterable[Video]) -> None:
         raise DataError(f"{source}: {named(first, 'video')} listed more than once. Keep one line of each")
 
 
-def _with_unique_keys(videos: Sequence[Video]) -> list[Video]:
+def with_unique_keys(videos: Sequence[Video]) -> list[Video]:
     """`a.mp4` beside `a.webm` would share a key: such videos take a digest of their path into it."""
     counts = Counter(video.key for video in videos)
     return [
@@ -168,10 +168,11 @@ def videos_in_folder(folder: Path) -> Manifest:
             f"{folder}: {len(flat)} files such as {flat[0].name} lie beside the class folders, so their class is "
             "unknown. Move them into a class folder or elsewhere"
         )
-    return manifest_of(folder, [_video_in_folder(path.relative_to(folder), path, has_splits) for path in files])
+    return manifest_of(folder, [video_in_folder(path.relative_to(folder), path, has_splits) for path in files])
 
 
-def _video_in_folder(relative: Path, path: Path, has_splits: bool) -> Video:
+def video_in_folder(relative: Path, path: Path, has_splits: bool) -> Video:
+    """The video of a file in a folder of classes, or of splits with such."""
     if not has_splits:
         return Video(key_of(relative), path, (relative.parts[0],))
     if len(relative.parts) < 3:

@@ -1,8 +1,10 @@
-"""Stores clip embeddings of a dataset as Parquet: key, split, label, start and end in seconds, vector.
+"""Stores embeddings of videos as Parquet: key, split, label, start and end in seconds, vector.
 
-    tubelet embed --checkpoint RUN --data DIR --out EMBEDDINGS
+    tubelet embed --checkpoint RUN --data SHARDS_OR_FOLDER_OR_LIST --out EMBEDDINGS
+    tubelet embed --checkpoint RUN --data two_hours.mp4 --every-seconds 1 --out EMBEDDINGS
 
-Under a launcher (torchrun, deepspeed, srun) each process embeds its part of the videos and writes a file of its own.
+Under a launcher (torchrun, deepspeed, srun) the processes share the work. The same command, with any number of them,
+goes on where one that was killed left off.
 """
 
 from collections.abc import Sequence

@@ -17,6 +17,7 @@ from .sampling import clip_views, frames_between, random_clip, segment_clip, seg
 from .source import Span
 from .table import Scan
 from .transforms import Box, crop_resize, jitter_crop_box, normalize, random_crop_box, spatial_boxes
+from .windows import Windows
 
 __all__ = [
     "BACKENDS",
@@ -31,6 +32,7 @@ __all__ = [
     "VideoError",
     "VideoInfo",
     "VideoReader",
+    "Windows",
     "available_backends",
     "clip_views",
     "contact_sheet",

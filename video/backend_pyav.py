@@ -19,10 +19,11 @@ from .reader import VideoReader
 from .scan import decode_all, video_stream
 from .source import Source
 from .table import Scan
-from .transforms import Box
+from .transforms import Box, check_box
 
 # FFmpeg's decoders look at some bytes past the end of a packet.
 _PADDING = bytes(64)
+_PIECE = 1 << 23  # bytes of packets that are read at once
 
 
 class PyAVReader(VideoReader):
@@ -50,6 +51,19 @@ class PyAVReader(VideoReader):
                 for place in places:
                     clip[place] = image
         return clips
+
+    def stream(self, indices: np.ndarray, box: Box, size: int) -> Iterator[np.ndarray]:
+        check_box(box, self.info.height, self.info.width)
+        done = 0
+        for (place, *_), frame in self._each(indices):
+            if place != done:  # a frame is missing on the way: those that follow would pile up until it is found
+                break
+            yield self._pixels.crop(frame, box, size).copy()
+            done += 1
+        if done < len(indices):
+            self.fallback = "frames are missing on the way from their keyframe"
+            for _, frame in self._from_start(np.asarray(indices)[done:]):
+                yield self._pixels.crop(frame, box, size).copy()
 
     def _rgb(self, picture: VideoFrame) -> np.ndarray:
         return self._pixels.rgb(picture)
@@ -120,14 +134,18 @@ class PyAVReader(VideoReader):
 
     def _taken_out(self, key: int, last: int, sent: np.ndarray) -> Iterator[Packet | None]:
         scan = self._scan
-        starts, sizes = scan.starts[key : last + 1], scan.sizes[key : last + 1]
-        first = int(starts[sent].min())
-        data = memoryview(self._source.bytes_between(first, int((starts + sizes)[sent].max())) + _PADDING)
-        for at in np.flatnonzero(sent).tolist():
-            start = int(starts[at]) - first
-            packet = Packet(data[start : start + int(sizes[at])])  # type: ignore[arg-type]  # any buffer, not copied
-            packet.pts, packet.dts = int(scan.pts[key + at]), int(scan.dts[key + at])
-            yield packet
+        ats = np.flatnonzero(sent)
+        starts, ends = scan.starts[key + ats], scan.starts[key + ats] + scan.sizes[key + ats]
+        # In pieces, so that a long video is never in memory whole.
+        for piece in np.split(np.arange(len(ats)), np.flatnonzero(np.diff(np.cumsum(ends - starts) // _PIECE)) + 1):
+            first = int(starts[piece].min())
+            data = memoryview(self._source.bytes_between(first, int(ends[piece].max())) + _PADDING)
+            for at in piece.tolist():
+                # Any buffer will do, and is not copied.
+                packet = Packet(data[int(starts[at]) - first : int(ends[at]) - first])  # type: ignore[arg-type]
+                number = key + int(ats[at])
+                packet.pts, packet.dts = int(scan.pts[number]), int(scan.dts[number])
+                yield packet
         yield None
 
     def _sought_out(

@@ -16,6 +16,8 @@ from .source import Source
 from .table import Scan
 from .transforms import Box, check_box, crop_resize
 
+_STREAMED = 32  # frames that a decoder without a stream of its own is asked for at once
+
 
 class VideoReader(ABC):
     """An open video; use it as a context manager, in the process and thread that opened it.
@@ -60,6 +62,12 @@ class VideoReader(ABC):
         for clip, box in zip(clips, boxes, strict=True):
             clip.copy_(crop_resize(frames, box, size))
         return clips
+
+    def stream(self, indices: np.ndarray, box: Box, size: int) -> Iterator[np.ndarray]:
+        """Those frames, ascending and distinct, one by one as they are decoded: uint8 RGB (size, size, 3), cut and
+        scaled as in `crops`. One pass, in memory that does not grow with their number. Errors: as `crops`."""
+        for start in range(0, len(indices), _STREAMED):
+            yield from self.crops(indices[start : start + _STREAMED], [box], size)[0].numpy()
 
     def _room(self, indices: Sequence[int] | np.ndarray, boxes: Sequence[Box], size: int, out: torch.Tensor | None):
         """Where `crops` writes, with what it was asked for checked."""

@@ -98,6 +98,10 @@ class ShardedSplit:
     def key(self, index: int) -> str:
         return self._cell(index, "key")
 
+    def sizes(self) -> np.ndarray:
+        """(videos,) int64 bytes of each."""
+        return np.concatenate([table.column("size").to_numpy() for table in self._tables]).astype(np.int64)
+
     def find(self, keys: Sequence[str]) -> dict[str, int]:
         """The numbers of the videos with those keys, of those that are in the split."""
         wanted = pa.array(keys, pa.string())
