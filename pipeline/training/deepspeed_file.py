@@ -33,11 +33,11 @@ _REFUSED = {
 }
 # Unknown ones DeepSpeed ignores, so it would a misspelt one.
 _KNOWN = {
-    "activation_checkpointing", "aio", "amp", "comms_logger", "communication_data_type", "compression_training",
+    "activation_checkpointing", "aio", "comms_logger", "communication_data_type", "compression_training",
     "csv_monitor", "curriculum_learning", "data_efficiency", "data_types", "disable_allgather", "dump_state",
     "eigenvalue", "flops_profiler", "fp16", "gradient_accumulation_steps", "gradient_clipping",
     "gradient_predivide_factor", "memory_breakdown", "prescale_gradients", "seq_parallel_communication_data_type",
-    "sparse_attention", "sparse_gradients", "steps_per_print", "tensorboard", "torch_autocast",
+    "sparse_gradients", "steps_per_print", "tensorboard", "torch_autocast",
     "train_micro_batch_size_per_gpu", "use_data_before_expert_parallelism", "wall_clock_breakdown", "wandb",
     "zero_optimization", "compile", "timers",
 }  # fmt: skip
@@ -68,6 +68,9 @@ def merged(ours: dict[str, Any], theirs: dict[str, Any], path: Path, place: str 
     result = dict(ours)
     for key, value in theirs.items():
         where = f"{place}{key}"
+        if key in ours and isinstance(value, dict) != isinstance(ours[key], dict):
+            wanted = "an object" if isinstance(ours[key], dict) else "a single value"
+            raise ConfigError(f"--deepspeed-config {path}: {where} takes {wanted}, not {json.dumps(value)}")
         if isinstance(value, dict):
             result[key] = merged(ours.get(key, {}), value, path, f"{where}.")
         elif where in _FLAGS and value != ours.get(key):

@@ -39,7 +39,7 @@ def deepspeed_json(optim: OptimConfig, system: SystemConfig, batch: int, paramet
     ours = {
         "train_micro_batch_size_per_gpu": batch,
         "gradient_accumulation_steps": optim.accumulate,
-        "gradient_clipping": 0.0 if clips_itself(system) else optim.clip_grad,
+        "gradient_clipping": optim.clip_grad,
         "steps_per_print": 10**9,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # which would be compiled at the first start
@@ -48,9 +48,11 @@ def deepspeed_json(optim: OptimConfig, system: SystemConfig, batch: int, paramet
         "torch_autocast": {"enabled": system.precision == "bf16", "dtype": "bfloat16"},
         "fp16": {"enabled": system.precision == "fp16"},
     }
-    if system.deepspeed_config is None:
-        return ours
-    return merged(ours, read_deepspeed_file(system.deepspeed_config), system.deepspeed_config)
+    if system.deepspeed_config is not None:
+        ours = merged(ours, read_deepspeed_file(system.deepspeed_config), system.deepspeed_config)
+    if clips_itself(system):
+        ours["gradient_clipping"] = 0.0  # after the file was compared with what the user asked for
+    return ours
 
 
 def start_engine(model: Model, optim: OptimConfig, system: SystemConfig, config: dict[str, Any], world: World) -> Any:
