@@ -90,20 +90,21 @@ class Checkpoints:
     def _is_kept(self, state: State) -> bool:
         if not self.keep_hours:
             return False
-        kept = [other.written for other in map(read_state, newest_first(self.folder)) if other.kept]
+        kept = [other.written for other in map(_state_or_none, newest_first(self.folder)) if other and other.kept]
         return state.written - max(kept, default=self._started) >= 3600 * self.keep_hours
 
     def _is_best(self, state: State) -> bool:
         if state.metrics is None:
             return False
         best = named(self.folder, "best")
-        before = None if best is None else read_state(best).metrics
-        return before is None or state.metrics["main"] > before["main"]
+        before = None if best is None else _state_or_none(best)
+        return before is None or before.metrics is None or state.metrics["main"] > before.metrics["main"]
 
     def _prune(self) -> None:
         spared = {named(self.folder, "best"), named(self.folder, "latest")}
         for checkpoint in newest_first(self.folder)[self.keep :]:
-            if checkpoint not in spared and not read_state(checkpoint).kept:
+            old = _state_or_none(checkpoint)
+            if checkpoint not in spared and not (old and old.kept):
                 shutil.rmtree(checkpoint)
 
     def newest_whole(self) -> tuple[Path, State] | None:
@@ -125,6 +126,14 @@ class Checkpoints:
         if found is None and faults:
             raise RunError(f"{self.folder}: none of its {len(faults)} checkpoints is whole: {faults[0]}")
         return None if found is None else (self.folder / found[0], found[1])
+
+
+def _state_or_none(checkpoint: Path) -> State | None:
+    """None for a damaged one, which must not keep new ones from being written."""
+    try:
+        return read_state(checkpoint)
+    except RunError:
+        return None
 
 
 def take(engine: Any, average: Any, gathered: Any, world: World) -> tuple[Model | None, dict[str, torch.Tensor]]:
