@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -99,13 +98,14 @@ def test_half_an_hour_in_constant_memory(start, run: Path, tmp_path: Path) -> No
 
 
 def _resident(session: int) -> int:
-    """Bytes of all processes of a session, each page of shared memory counted where it is shared too."""
+    """Bytes of all processes of a session, a page that several share counted once."""
     total = 0
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
                 if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == session:
-                    total += int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+                    lines = (folder / "smaps_rollup").read_text().splitlines()
+                    total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
             except (OSError, IndexError):
                 continue  # it has ended
     return total
