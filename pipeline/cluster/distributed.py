@@ -14,7 +14,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from ..errors import RunError
 
@@ -64,18 +63,6 @@ class World:
         values: list = [None] * self.size
         dist.all_gather_object(values, value)
         return values
-
-    def share_statistics(self, model: nn.Module) -> None:
-        """Give every rank the mean of all ranks' running statistics (BatchNorm's), which each has of its own clips:
-        so all ranks evaluate, and a checkpoint holds, the same model. Counters of steps are equal already."""
-        statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        if self.size == 1 or not statistics:
-            return
-        flat = torch.cat([buffer.detach().flatten().float() for buffer in statistics])
-        dist.all_reduce(flat)
-        flat /= self.size
-        for buffer, mean in zip(statistics, flat.split([buffer.numel() for buffer in statistics]), strict=True):
-            buffer.copy_(mean.view_as(buffer))
 
     def default_workers(self) -> int:
         """Worker processes for decoding: this process's share of the cores it may run on, at most 8."""
