@@ -64,8 +64,8 @@ def _learning_norms(model: nn.Module) -> list[_BatchNorm]:
 def _moments(norms: list[_BatchNorm]) -> Tensor:
     """Mean and mean square of every channel, which several sets of clips have the mean of, as variances have not.
     fp64, since the one is taken from the other again."""
-    means = torch.cat([norm.running_mean for norm in norms]).double()  # type: ignore[arg-type]  # they keep statistics
-    variances = torch.cat([norm.running_var for norm in norms]).double()  # type: ignore[arg-type]
+    means = torch.cat([norm.running_mean for norm in norms]).double()  # type: ignore[misc]  # they keep statistics
+    variances = torch.cat([norm.running_var for norm in norms]).double()  # type: ignore[misc]
     return torch.stack([means, variances + means**2])
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +14,7 @@ from tubelet.backbones import Model
 from ..cluster.distributed import World
 from ..config import OptimConfig, SystemConfig
 from ..errors import ConfigError
-from .deepspeed_file import merged, read_deepspeed_file
+from .deepspeed_file import import_deepspeed, merged, read_deepspeed_file
 from .groups import parameter_groups
 from .optimisers import build_optimizer
 
@@ -60,16 +58,7 @@ def start_engine(model: Model, optim: OptimConfig, system: SystemConfig, config:
     precision that the device lacks."""
     if system.precision == "fp16" and world.device.type == "cpu":
         raise ConfigError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-    if world.device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for one, and warns that there is none
-    import deepspeed  # takes seconds, and only training needs it
-    from deepspeed.ops import __compatible_ops__
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.WARNING)
-    if world.device.type == "cpu":
-        # Compiles C++ for half a minute at the first start, and serves only inference.
-        __compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed = import_deepspeed()
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     for parameter in model.parameters():
         if parameter.stride(-1) != 1:  # a channels-last kernel: DeepSpeed views parameters as bytes, and cannot so

@@ -140,7 +140,8 @@ def write(folder: Path, **content: object) -> SystemConfig:
 
 
 def test_settings_of_ones_own_come_beside_ours(world: World, tmp_path: Path) -> None:
-    system = write(tmp_path, zero_optimization={"stage": 1, "round_robin_gradients": True}, wall_clock_breakdown=False)
+    zero = {"stage": 1, "round_robin_gradients": True, "offload_optimizer": {"device": "none"}}
+    system = write(tmp_path, zero_optimization=zero, wall_clock_breakdown=False)
     config = deepspeed_json(OPTIM, system, 2, 1000)
     assert config["zero_optimization"]["round_robin_gradients"]
     assert config["zero_optimization"]["reduce_bucket_size"] == 1000
@@ -153,10 +154,27 @@ def test_settings_of_ones_own_come_beside_ours(world: World, tmp_path: Path) -> 
         ({"zero_optimization": {"stage": 2}}, "zero_optimization.stage = 2, and it is 1 by --zero-stage"),
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps = 4, and it is 2 by --accumulate"),
         ({"fp16": {"enabled": True}}, "fp16.enabled = True, and it is False by --precision"),
-        ({"gradient_cliping": 1.0}, "has no gradient_cliping and would ignore it; did you mean gradient_clipping"),
+        ({"gradient_cliping": 1.0}, "unknown key gradient_cliping; did you mean gradient_clipping"),
         ({"gradient_clipping": 0.0}, "gradient_clipping = 0.0, and it is 1.0 by --clip-grad"),
-        ({"zero_optimization": 3}, "zero_optimization takes an object, not 3"),
-        ({"gradient_clipping": {}}, "gradient_clipping takes a single value, not {}"),
+        ({"zero_optimization": 3}, "zero_optimization: input should be a valid dictionary .* got 3"),
+        ({"gradient_clipping": {}}, "gradient_clipping: input should be a valid number"),
+        (
+            {"zero_optimization": {"round_robin_gradient": True}},
+            r"mine.json: unknown key zero_optimization.round_robin_gradient; did you mean round_robin_gradients\?",
+        ),
+        (
+            {"zero_optimization": {"offload_param": {"devise": "cpu"}}},
+            r"unknown key zero_optimization.offload_param.devise; did you mean device\?",
+        ),
+        ({"zero_optimization": {"reduce_bucket_size": "many"}}, "reduce_bucket_size: input should be .* got 'many'"),
+        ({"flops_profiler": {"enable": True}}, r"unknown key flops_profiler.enable; did you mean enabled\?"),
+        ({"zero_optimization": {"cpu_offload": True}}, "cpu_offload = True, and it is not set by --offload"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+            "offload_optimizer.device = 'cpu', and it is not set by --offload",
+        ),
+        ({"torch_autocast": {"enabled": {}}}, "torch_autocast.enabled.*: input should be"),
+        ({"curriculum_learning": {}}, "take curriculum_learning out of it: it has no effect"),
         ({"optimizer": {"type": "Adam"}}, "take optimizer out of it: the optimiser comes from --optimizer"),
         ({"zero_optimization": {"reduce_bucket_size": "auto"}}, "has the value auto, which only Hugging Face fills in"),
     ],
