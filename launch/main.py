@@ -49,16 +49,35 @@ REQUEUE = 75
 
 
 def parse(schema: type[Config], command: str, description: str, argv: Sequence[str], default: Any = None) -> Config:
-    """`argv` as the dataclass `schema`. An unknown argument ends the program with its nearest neighbours; a value out
-    of range is a ConfigError."""
+    """`argv` as the dataclass `schema`; `none` takes away the value of an argument that may be left out. An unknown
+    argument ends the program with its nearest neighbours; a value out of range is a ConfigError."""
     import tyro
 
     from tubelet.pipeline.config import in_range
 
     settings = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     name = f"tubelet {command}"
-    config = tyro.cli(schema, prog=name, description=description, args=list(argv), default=default, config=settings)
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_none)
+    with registry:
+        config = tyro.cli(schema, prog=name, description=description, args=list(argv), default=default, config=settings)
     return in_range(config, name)
+
+
+def _none(argument: Any) -> Any:
+    """tyro's rule for None, which is `none` here as in recipes' headers and in the help."""
+    import tyro
+
+    if argument.type is not type(None):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="none",
+        choices=("none",),
+        instance_from_str=lambda words: None,
+        is_instance=lambda value: value is None,
+        str_from_instance=lambda value: ["none"],
+    )
 
 
 def start(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> None:

@@ -244,6 +244,8 @@ def test_help_names_defaults_and_units(tubelet) -> None:
         assert done.code == 0
         assert "default" in done.out
         assert "Seconds" in done.out
+        assert "none|PATH" in done.out
+        assert "None" not in done.out
 
 
 def test_models_lists_parameters_and_macs(tubelet) -> None:

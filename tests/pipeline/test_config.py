@@ -39,6 +39,15 @@ def test_arguments_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path: Pa
     assert config.optim.weight_decay == OptimConfig().weight_decay
 
 
+def test_none_takes_the_recipes_value_away() -> None:
+    recipe = read_recipe("timesformer-finetune-folder")
+    assert recipe.model.weights is not None
+    config = parse(TrainConfig, "train", "", ["--weights", "none", "--lr-batch", "none", "--sampling", "none"], recipe)
+    assert (config.model.weights, config.optim.lr_batch, config.data.sampling) == (None, None, None)
+    again = parse(TrainConfig, "train", "", ["--weights", "vit_b_16_in21k_augreg", "--lr-batch", "8"], recipe)
+    assert (again.model.weights, again.optim.lr_batch) == (Path("vit_b_16_in21k_augreg"), 8)
+
+
 def test_model_arguments_are_typed(tmp_path: Path) -> None:
     words = ["--model-args", "depth=2", "drop_path=0.1", "attention=joint", "qkv_bias=false"]
     config = parse(TrainConfig, "train", "", words)
