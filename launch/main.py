@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ COMMANDS = {
 }
 
 Config = TypeVar("Config")
+
+_PATIENCE = 10.0  # seconds
 
 REQUEUE = 75
 """Exit code of a run that was asked to end, has saved, and wants to go on: EX_TEMPFAIL of sysexits.h."""
@@ -97,6 +100,7 @@ def start(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None
             _leave(REQUEUE)
         if _is_for_the_user(error):
             rank = os.environ.get("RANK", "0")
+            _let_the_first_speak(error)
             print(f"error{f' on rank {rank}' if rank != '0' else ''}: {error}", file=sys.stderr)
         else:
             traceback.print_exception(error)
@@ -112,6 +116,15 @@ def _is_for_the_user(error: Exception) -> bool:
     from tubelet.video import VideoError
 
     return isinstance(error, ConfigError | DataError | OSError | RunError | UnknownModel | VideoError | WeightsError)
+
+
+def _let_the_first_speak(error: Exception) -> None:
+    """All processes of a machine find the same fault in the same arguments: once the first has said it, the launcher
+    ends the others, which speak only if it does not."""
+    from tubelet.pipeline.errors import ConfigError
+
+    if isinstance(error, ConfigError) and os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(_PATIENCE)
 
 
 def _wants_to_go_on(error: Exception) -> bool:

@@ -92,6 +92,8 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
 def test_what_a_run_needs_is_said_at_once() -> None:
     with pytest.raises(ConfigError, match=r"training needs --model NAME, --data DIR, --out RUN.*tubelet prepare"):
         checked(TrainConfig())
+    with pytest.raises(ConfigError, match=r"needs --out RUN.*there: deepspeed launch/train.py --recipe demo --data d "):
+        checked(replace(WHOLE, run=RunConfig(recipe="demo")))
 
 
 @pytest.mark.parametrize(
