@@ -28,7 +28,7 @@ _PLACES = (
 )
 # What they say of the place on the machine, of the first process' address, and of the job.
 _LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
-_LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+_LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE")
 _ADDRESSES = ("SLURM_LAUNCH_NODE_IPADDR",)  # srun starts from the batch script, on the first machine
 _ALONE = {
     "RANK": "0",
@@ -41,7 +41,7 @@ _ALONE = {
 
 @dataclass(frozen=True)
 class World:
-    """rank of this process among `size`; local: how many processes share this machine; device it computes on."""
+    """rank of this process among `size`; local: how many processes share its cores; device it computes on."""
 
     rank: int
     size: int
@@ -100,6 +100,8 @@ def join(timeout: float, *, always: bool = False) -> World:
         os.environ.setdefault(name, value)
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or size)
+    if _srun_has_bound_cores(size):
+        local = 1
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
             raise RunError(
@@ -137,6 +139,13 @@ def _take_place() -> None:
         found["MASTER_ADDR"] = address or "127.0.0.1"
     found["MASTER_PORT"] = os.environ.get("MASTER_PORT") or str(20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20000)
     os.environ.update(found)
+
+
+def _srun_has_bound_cores(size: int) -> bool:
+    """Whether srun started each of `size` processes on cores of its own, of which it counts the threads or not."""
+    if "SLURM_STEP_ID" not in os.environ or os.environ.get("SLURM_NTASKS") != str(size):
+        return False
+    return len(os.sched_getaffinity(0)) <= 2 * int(os.environ.get("SLURM_CPUS_PER_TASK", 0))
 
 
 def _end_with_the_launcher() -> None:

@@ -86,7 +86,8 @@ def step(engine: Any, optim: OptimConfig, system: SystemConfig) -> torch.Tensor 
     """After each backward: takes the optimiser step when `optim.accumulate` of them are done, unless a gradient is no
     number: then parameters and optimiser stay as they are, on the device, without a wait for it.
 
-    Returns the norm of the gradient before clipping, where a step was due.
+    Returns the norm of the gradient before clipping, where a step was due: NaN where it was not taken, unless that is
+    fp16's search for a loss scale.
     """
     if not engine.is_gradient_accumulation_boundary():
         engine.step()
@@ -96,7 +97,9 @@ def step(engine: Any, optim: OptimConfig, system: SystemConfig) -> torch.Tensor 
         engine.optimizer.found_inf = (~norm.isfinite()).float()
         engine.step()
         return norm
-    engine.step()  # at the other stages DeepSpeed looks itself
+    engine.step()  # at the other stages DeepSpeed looks itself, and keeps the norm of the last step it took
+    if system.precision != "fp16" and not engine.was_step_applied():
+        return math.nan
     return engine.get_global_grad_norm()
 
 

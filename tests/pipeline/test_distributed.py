@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tubelet.pipeline.cluster.distributed import _ALONE, _take_place, join, rank_and_size
+from tubelet.pipeline.cluster.distributed import _ALONE, _srun_has_bound_cores, _take_place, join, rank_and_size
 from tubelet.pipeline.errors import RunError
 from tubelet.pipeline.training.batchnorm import share_statistics
 
@@ -54,6 +54,20 @@ def test_mpirun_and_srun_say_where_to_meet(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "environ", slurm | {"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7"})
     _take_place()
     assert [os.environ[name] for name in _ALONE] == ["3", "4", "1", "10.0.0.7", "20077"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "cores", "own"), [("2", 4, True), ("1", 4, False), ("2", 1, False), ("2", None, False)]
+)
+def test_cores_that_srun_gave_to_one_process(
+    tasks: str, cores: int | None, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    given = {} if cores is None else {"SLURM_CPUS_PER_TASK": str(cores)}
+    monkeypatch.setattr(os, "environ", {"SLURM_STEP_ID": "0", "SLURM_NTASKS": tasks, **given})
+    assert _srun_has_bound_cores(2) == own
+    monkeypatch.setattr(os, "environ", {"SLURM_NTASKS": tasks, **given})
+    assert not _srun_has_bound_cores(2)
 
 
 @pytest.mark.parametrize(
