@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 8 launch/train.py --recipe my.yaml --data DIR --out RUN
     tubelet train --model timesformer_tiny --data DIR --out RUN
 
-Values come from the defaults, then from --recipe, then from the arguments; `none` takes one away (--weights none). RUN is
-what --checkpoint of the other commands takes.
+Values come from the defaults, then from --recipe, then from the arguments; `none` takes one away (--weights none). RUN
+is what --checkpoint of the other commands takes.
 """
 
 import argparse

@@ -166,13 +166,9 @@ class TestTheWrongWayRound:
     def test_no_arguments_but_a_model_under_a_launcher(self, start, free_port: int) -> None:
         launcher = ("deepspeed", "--master_port", free_port, "--num_accelerators", 2)
         done = start(*launcher, "launch/train.py", "--model", "timesformer").wait(90)
-        videos, way = (
-            "--videos FOLDER_OF_CLASSES",
-            "--out shards && deepspeed launch/train.py --model timesformer --data shards --out run",
-        )
-        self.fails(
-            done, f"training needs --data DIR, --out RUN. The shortest way there: tubelet prepare {videos} {way}"
-        )
+        prepare = "tubelet prepare --videos FOLDER_OF_CLASSES --out shards"
+        train = "deepspeed launch/train.py --model timesformer --data shards --out run"
+        self.fails(done, f"training needs --data DIR, --out RUN. The shortest way there: {prepare} && {train}")
         assert done.out.count("training needs") == 1, done.out
 
     def test_unknown_model(self, tubelet, dataset: Path, tmp_path: Path) -> None:

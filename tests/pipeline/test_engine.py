@@ -12,13 +12,12 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from tubelet.backbones import create_model, list_models
+from tubelet.backbones import create_model
 from tubelet.pipeline.checkpoints.training_state import put_training_state, take_training_state
 from tubelet.pipeline.cluster.distributed import World, join
 from tubelet.pipeline.config import OptimConfig, SystemConfig, TrainConfig
 from tubelet.pipeline.config.checks import checked
 from tubelet.pipeline.errors import ConfigError, RunError
-from tubelet.pipeline.training.ema import Average
 from tubelet.pipeline.training.engine import deepspeed_json, set_learning_rate, start_engine, step
 
 OPTIM = OptimConfig(lr=1e-3, accumulate=2)
@@ -120,18 +119,6 @@ def test_compiled_it_learns_the_same_under_the_same_names(world: World) -> None:
     losses = train(engine, OPTIM, compiled, 2)
     assert losses == pytest.approx(train(engine_of(world, OPTIM, plain, depth=2), OPTIM, plain, 2), abs=1e-4)
     assert not any("_orig_mod" in name for name in engine.module.state_dict())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list_models("*_tiny"))
-def test_every_family_trains_in_bf16_with_all_that_saves_memory(world: World, name: str) -> None:
-    """ZeRO 2, accumulation, activation checkpointing and an average of the weights."""
-    system = SystemConfig(precision="bf16", zero_stage=2, grad_checkpointing=True)
-    engine = engine_of(world, OPTIM, system, name)
-    average = Average(engine.module, 0.9)
-    losses = train(engine, OPTIM, system, 2)
-    average.update(2)
-    assert all(torch.isfinite(torch.tensor(losses)))
 
 
 def write(folder: Path, **content: object) -> SystemConfig:
