@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -131,8 +133,6 @@ class TestTheWrongWayRound:
     @pytest.fixture(scope="class")
     def trained(self, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """A run of a model with random weights, without the time to train one."""
-        from dataclasses import replace
-
         from tubelet.pipeline.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
         from tubelet.pipeline.training.train import train
 
@@ -143,7 +143,10 @@ class TestTheWrongWayRound:
             optim=OptimConfig(epochs=1),
             run=RunConfig(out=run, eval_every=0),
         )
-        return train(replace(config))
+        before = signal.getsignal(signal.SIGTERM), threading.active_count()
+        done = train(config)
+        assert (signal.getsignal(signal.SIGTERM), threading.active_count()) == before, "a run leaves nothing behind"
+        return done
 
     def fails(self, done, *parts: str) -> None:
         assert done.code not in (0, None), done.out
