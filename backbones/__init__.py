@@ -7,7 +7,6 @@ vector = model.embed(clip)              # (B, model.num_features)
 """
 
 from .cost import count_cost
-from .image.vit import fixed_attention
 from .layouts import LoadReport, WeightsError, recognise, shapes_of
 from .model import ClipSpec, Entry, Model
 from .published import PublishedWeights, clip_spec, fetch, meant_by, published_record, published_weights
@@ -29,7 +28,6 @@ __all__ = [
     "create_model",
     "create_published",
     "fetch",
-    "fixed_attention",
     "list_models",
     "load_model",
     "load_weights",

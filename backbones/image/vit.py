@@ -7,8 +7,6 @@ Shapes: B images, (3, H, W) pixels, patches of p x p, N = (H // p) * (W // p), C
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
@@ -39,24 +37,8 @@ SHORT_ON_CPU = 32
 LONG_ON_CPU, SCORES_ON_CPU = 128, 2**22
 
 
-_fixed = False
-
-
-@contextmanager
-def fixed_attention() -> Iterator[None]:
-    """Gradients of what is computed inside pass through the values of `attend` alone, as if its scores were given."""
-    global _fixed
-    before, _fixed = _fixed, True
-    try:
-        yield
-    finally:
-        _fixed = before
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
     """Softmax attention (..., heads, N, C / heads), by the kernel that is fast where the tensors are."""
-    if _fixed:
-        q, k = q.detach(), k.detach()
     tokens = q.shape[-2]
     if q.device.type == "cpu" and not torch.compiler.is_compiling():
         if tokens <= SHORT_ON_CPU:

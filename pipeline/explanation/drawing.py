@@ -14,6 +14,8 @@ from torch.nn.functional import interpolate
 
 from tubelet.video import encode_video
 
+from ..files import whole
+
 if TYPE_CHECKING:
     from .explain import Evidence
 
@@ -59,7 +61,8 @@ def draw_sheet(evidence: Evidence, title: str, file: Path) -> None:
         axes.set_xlabel(f"{evidence.times[place]:.2f} s", fontsize=9)
     _plot_scores(figure.add_subplot(grid[2, :]), evidence)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(file)
+    with whole(file) as part:
+        figure.savefig(part)
 
 
 def _plot_scores(axes: matplotlib.axes.Axes, evidence: Evidence) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,11 +13,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tubelet.video import VideoReader, Windows, open_video, spatial_boxes
+from tubelet.backbones import Model
+from tubelet.video import Box, Windows, open_video, spatial_boxes
 
 from ..config import Count, Positive
 from ..embedding.network import Trained, load_network, windows_for
 from ..errors import ConfigError
+from ..files import whole
 from ..inputs.clips import ClipInput
 from .drawing import draw_sheet, write_overlay
 from .filters import draw_filters
@@ -23,7 +27,7 @@ from .maps import Explainer
 
 MAPS_FILE, OVERLAY_FILE, SHEET_FILE, FILTERS_FILE = "maps.npz", "overlay.mp4", "sheet.png", "filters.png"
 _MOST_FRAMES = 2048  # their pixels and maps are held at once
-_MOST_BEYOND_SPAN = 2  # clips that see each moment, where nothing is said of how they slide
+_CLIPS_A_MOMENT = 2  # where nothing is said of how they slide
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Evidence:
 
     frames: uint8 (F, S, S, 3), cropped and scaled as they go in. numbers: (F,) of the frames in the video. times: (F,)
     in seconds. maps: (F, S, S) float32 from 0 to 1, the mean over the clips that see a frame, 1 where there is most of
-    it. seconds: (N, 2) start and end of the clips. scores: (N, classes) from 0 to 1. label: the class explained.
+    it. seconds: (N, 2) start and end of the clips. scores: (N, classes) from 0 to 1. label: the class explained. method
+    and layer: of the `Explainer`. box: (top, left, height, width) of what is seen of the video.
     """
 
     frames: np.ndarray
@@ -70,86 +75,103 @@ class Evidence:
     label: int
     method: str
     layer: str
-    box: tuple[int, int, int, int]
+    box: Box
+
+    @property
+    def name(self) -> str:
+        """Of the class explained."""
+        return self.classes[self.label]
 
 
 def explain(config: ExplainConfig) -> list[Path]:
     """Explains as `config` says, and returns the files written. Raises ConfigError, RunError, WeightsError and
     VideoError."""
-    if config.out is None or (config.video is None) != config.filters:
+    out, video = config.out, config.video
+    if out is None or (video is None) != config.filters:
         raise ConfigError("explaining needs --checkpoint RUN, --out DIR and either --video FILE or --filters")
     if config.image_weights is not None and not config.filters:
         raise ConfigError("--image-weights is the image network of --filters: give both, or neither")
-    if config.out.exists() and not config.out.is_dir():
-        raise ConfigError(f"{config.out}: is a file. Give --out a folder")
     trained = load_network(config.checkpoint)
-    if config.video is None:
-        config.out.mkdir(parents=True, exist_ok=True)
-        return [draw_filters(trained.model, config.image_weights, config.out / FILTERS_FILE)]
-    evidence = _evidence(config, config.video, trained)
-    config.out.mkdir(parents=True, exist_ok=True)
-    files = [config.out / name for name in (MAPS_FILE, OVERLAY_FILE, SHEET_FILE)]
-    _save(evidence, files[0])
-    write_overlay(evidence.frames, evidence.maps, evidence.times, files[1])
-    what = f"{config.video.name}: evidence for {evidence.classes[evidence.label]!r}"
-    draw_sheet(evidence, f"{what} ({trained.model.config['name']}, {evidence.method} at {evidence.layer})", files[2])
-    return files
+    with _writing(out):  # before all the work
+        out.mkdir(parents=True, exist_ok=True)
+    if video is None:
+        picture = draw_filters(trained.model, config.image_weights)
+        with _writing(out), whole(out / FILTERS_FILE) as part:
+            picture.save(part)
+        return [out / FILTERS_FILE]
+    evidence = find_evidence(config, video, trained)
+    with _writing(out):
+        return _write(evidence, f"{video.name} ({trained.model.config['name']})", out)
 
 
-def _evidence(config: ExplainConfig, video: Path, trained: Trained) -> Evidence:
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written ({error.strerror or error}). Give a folder") from error
+
+
+def find_evidence(config: ExplainConfig, video: Path, trained: Trained) -> Evidence:
+    """What the network saw in a video. Raises ConfigError and VideoError."""
     classes = trained.classes or [str(number) for number in range(trained.model.num_classes)]
     label = None if config.label is None else _number_of(config.label, classes)
     with open_video(video, backend=config.decoder) as reader:
         times = reader.times()
         clips = _windows(trained, config.every_seconds).clips(times)
-        numbers, places = np.unique(clips, return_inverse=True)
-        places = places.reshape(clips.shape)
+        numbers = np.unique(clips)
         if len(numbers) > _MOST_FRAMES:
             raise ConfigError(
                 f"{video}: {len(numbers)} frames would be explained, and {_MOST_FRAMES} can be at once. Leave some out "
                 "with a larger --every-seconds, or cut the video"
             )
         box = spatial_boxes(reader.info.height, reader.info.width, 1)[0]
-        frames = _decode(reader, numbers, box, trained.clip.size)
+        frames = reader.crops(numbers, [box], trained.clip.size)[0]
         seconds = np.stack([times[clips[:, 0]], times[clips[:, -1]] + 1 / reader.info.rate], 1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = trained.model.to(device)
-    inputs = ClipInput(model.clip, device, "fp32")
-    batches = [inputs_of for inputs_of in np.array_split(places, -(-len(places) // config.batch_size))]
-    with torch.inference_mode():
-        logits = torch.cat([model(inputs.views(frames[some])).cpu() for some in batches])
-    scores = logits.sigmoid() if trained.multilabel else logits.softmax(-1)
+    saw = _Viewer(trained.model, frames, torch.from_numpy(np.searchsorted(numbers, clips)), config.batch_size)
+    logits = saw.logits()
+    scores = (logits.sigmoid() if trained.multilabel else logits.softmax(-1)).numpy()
     label = int(scores.mean(0).argmax()) if label is None else label
-    explainer = Explainer(model)
-    total, seen = torch.zeros(frames.shape[:3]), torch.zeros(len(frames), 1, 1)
-    for some in tqdm(batches, desc="explaining", unit=" batches", disable=None):
-        found = explainer(inputs.views(frames[some]), torch.full((len(some),), label, device=device)).cpu()
-        index = torch.from_numpy(some).flatten()
-        total.index_add_(0, index, found.flatten(0, 1))
-        seen.index_add_(0, index, torch.ones(len(index), 1, 1))
-    maps = total / seen
-    maps = (maps / maps.max().clamp(min=torch.finfo(maps.dtype).tiny)).numpy()
+    explainer = Explainer(saw.model)
     return Evidence(
-        frames.numpy(), numbers, times[numbers], maps, seconds, scores.numpy(), classes, label, explainer.method,
-        explainer.layer, box,
+        frames.numpy(), numbers, times[numbers], saw.maps(explainer, label), seconds, scores, classes, label,
+        explainer.method, explainer.layer, box,
     )  # fmt: skip
 
 
+class _Viewer:
+    """A network before the clips of a video: frames uint8 (F, S, S, 3), and which of them make each clip, (N, T)."""
+
+    def __init__(self, model: Model, frames: torch.Tensor, clips: torch.Tensor, batch_size: int):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(device)
+        self._frames, self._batches = frames, clips.split(batch_size)
+        self._inputs = ClipInput(model.clip, device, "fp32")
+
+    @torch.inference_mode()
+    def logits(self) -> torch.Tensor:
+        """(N, classes)."""
+        return torch.cat([self.model(self._inputs.views(self._frames[some])).cpu() for some in self._batches])
+
+    def maps(self, explainer: Explainer, label: int) -> np.ndarray:
+        """(F, S, S) from 0 to 1: of each frame the mean over the clips that see it."""
+        total, seen = torch.zeros(self._frames.shape[:3]), torch.zeros(len(self._frames), 1, 1)
+        for some in tqdm(self._batches, desc="explaining", unit=" batches", disable=None):
+            clips = self._inputs.views(self._frames[some])
+            found = explainer(clips, torch.full((len(clips),), label, device=clips.device)).cpu()
+            total.index_add_(0, some.flatten(), found.flatten(0, 1))
+            seen.index_add_(0, some.flatten(), torch.ones(some.numel(), 1, 1))
+        maps = total / seen
+        return (maps / maps.max().clamp(min=torch.finfo(maps.dtype).tiny)).numpy()
+
+
 def _windows(trained: Trained, every_seconds: float | None) -> Windows:
-    """Clips as the network was trained on, one after the other or, where that means nothing, one of the whole video."""
+    """Clips as the network was trained on, each beginning in the middle of the one before or, where clips are spread
+    over whole videos, a single one."""
     clip = trained.clip
-    if every_seconds is not None:
+    if every_seconds is not None or clip.sampling == "segments":
         return windows_for(clip, every_seconds=every_seconds)
-    if clip.sampling == "segments":
-        return windows_for(clip)
-    return windows_for(clip, every=max(1, clip.frames * clip.stride // _MOST_BEYOND_SPAN))
-
-
-def _decode(reader: VideoReader, numbers: np.ndarray, box: tuple[int, int, int, int], size: int) -> torch.Tensor:
-    frames = torch.empty(len(numbers), size, size, 3, dtype=torch.uint8)
-    for place, frame in enumerate(reader.stream(numbers, box, size)):
-        frames[place] = torch.from_numpy(frame)
-    return frames
+    return windows_for(clip, every=max(1, clip.frames * clip.stride // _CLIPS_A_MOMENT))
 
 
 def _number_of(label: str, classes: list[str]) -> int:
@@ -162,13 +184,15 @@ def _number_of(label: str, classes: list[str]) -> int:
     raise ConfigError(f"--label {label}: the network knows no such class. {mend}{more}")
 
 
-def _save(evidence: Evidence, file: Path) -> None:
-    """Readable without unpickling. The file appears whole or not at all."""
-    part = file.with_name(f".{file.stem}.part{file.suffix}")
-    np.savez_compressed(
-        part, maps=evidence.maps.astype(np.float16), frames=evidence.numbers, times=evidence.times,
-        clip_seconds=evidence.seconds, scores=evidence.scores, classes=np.array(evidence.classes),
-        label=np.array(evidence.classes[evidence.label]), method=np.array(evidence.method),
-        layer=np.array(evidence.layer), box=np.array(evidence.box),
-    )  # fmt: skip
-    part.replace(file)
+def _write(evidence: Evidence, what: str, out: Path) -> list[Path]:
+    files = [out / name for name in (MAPS_FILE, OVERLAY_FILE, SHEET_FILE)]
+    with whole(files[0]) as part:  # strings as arrays of strings, readable without unpickling
+        np.savez_compressed(
+            part, maps=evidence.maps.astype(np.float16), frames=evidence.numbers, times=evidence.times,
+            clip_seconds=evidence.seconds, scores=evidence.scores, classes=np.array(evidence.classes),
+            label=np.array(evidence.name), method=np.array(evidence.method),
+            layer=np.array(evidence.layer), box=np.array(evidence.box),
+        )  # fmt: skip
+    write_overlay(evidence.frames, evidence.maps, evidence.times, files[1])
+    draw_sheet(evidence, what, files[2])
+    return files

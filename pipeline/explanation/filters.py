@@ -7,9 +7,9 @@ Inflated kernels learn to differ over time: the figure of Carreira & Zisserman, 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from tubelet.backbones import Model, create_model, load_weights
@@ -20,7 +20,7 @@ _TILE = 96  # pixels of a kernel in the picture
 _GREY = 0.5  # of a weight of zero
 
 
-def draw_filters(model: Model, image_weights: str | None, file: Path) -> Path:
+def draw_filters(model: Model, image_weights: str | None) -> Image:
     """A picture of the first layer's filters, those with the largest weights first: the image's kernel, a gap, then the
     kernel at each moment. Each filter is scaled by its largest weight, zero is grey.
 
@@ -40,8 +40,7 @@ def draw_filters(model: Model, image_weights: str | None, file: Path) -> Path:
     labels = [f"{number}: {what} | {moments} in time" for number in order]
     labels[0] = f"{name} {labels[0]}"
     columns = max(1, round(math.sqrt(len(order) * 1.4 / (moments + 2))))
-    contact_sheet(strips, labels, columns, frames_shown=moments + 2).save(file)
-    return file
+    return contact_sheet(strips, labels, columns, frames_shown=moments + 2)
 
 
 def _first_kernels(model: Model) -> tuple[str, Tensor]:
