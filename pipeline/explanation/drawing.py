@@ -31,7 +31,10 @@ def write_overlay(frames: np.ndarray, maps: np.ndarray, times: np.ndarray, file:
     side = max(frames.shape[1], _SIDE) // 2 * 2
     pairs = np.empty((len(frames), side, 2 * side, 3), np.uint8)
     for place, (frame, evidence) in enumerate(zip(frames, maps, strict=True)):
-        pairs[place, :, :side], pairs[place, :, side:] = _enlarged(frame, side), _enlarged(overlaid(frame, evidence), side)
+        pairs[place, :, :side], pairs[place, :, side:] = (
+            _enlarged(frame, side),
+            _enlarged(overlaid(frame, evidence), side),
+        )
     lasts = float(times[-1] - times[0])
     encode_video(file, pairs, (len(times) - 1) / lasts if lasts > 0 else 1)
 

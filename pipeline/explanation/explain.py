@@ -60,9 +60,10 @@ class Evidence:
     """A video as a network saw it: its F distinct frames in N clips.
 
     frames: uint8 (F, S, S, 3), cropped and scaled as they go in. numbers: (F,) of the frames in the video. times: (F,)
-    in seconds. maps: (F, S, S) float32 from 0 to 1, the mean over the clips that see a frame, 1 where there is most of
-    it. seconds: (N, 2) start and end of the clips. scores: (N, classes) from 0 to 1. label: the class explained. method
-    and layer: of the `Explainer`. box: (top, left, height, width) of what is seen of the video.
+    in seconds. maps: (F, S, S) float32 from 0 to 1, the mean over the clips that see a frame, each as much as its
+    score, 1 where there is most of it. seconds: (N, 2) start and end of the clips. scores: (N, classes) from 0 to 1.
+    label: the class explained. method and layer: of the `Explainer`. box: (top, left, height, width) of what is seen
+    of the video.
     """
 
     frames: np.ndarray
@@ -97,11 +98,11 @@ def explain(config: ExplainConfig) -> list[Path]:
     if video is None:
         picture = draw_filters(trained.model, config.image_weights)
         with _writing(out), whole(out / FILTERS_FILE) as part:
-            picture.save(part)
+            picture.savefig(part)
         return [out / FILTERS_FILE]
     evidence = find_evidence(config, video, trained)
     with _writing(out):
-        return _write(evidence, f"{video.name} ({trained.model.config['name']})", out)
+        return _write(evidence, f"{trained.model.config['name']} sees {video.name}", out)
 
 
 @contextmanager
@@ -133,9 +134,10 @@ def find_evidence(config: ExplainConfig, video: Path, trained: Trained) -> Evide
     scores = (logits.sigmoid() if trained.multilabel else logits.softmax(-1)).numpy()
     label = int(scores.mean(0).argmax()) if label is None else label
     explainer = Explainer(saw.model)
+    maps = saw.maps(explainer, label, torch.from_numpy(scores[:, label]))
     return Evidence(
-        frames.numpy(), numbers, times[numbers], saw.maps(explainer, label), seconds, scores, classes, label,
-        explainer.method, explainer.layer, box,
+        frames.numpy(), numbers, times[numbers], maps, seconds, scores, classes, label, explainer.method,
+        explainer.layer, box,
     )  # fmt: skip
 
 
@@ -153,12 +155,15 @@ class _Viewer:
         """(N, classes)."""
         return torch.cat([self.model(self._inputs.views(self._frames[some])).cpu() for some in self._batches])
 
-    def maps(self, explainer: Explainer, label: int) -> np.ndarray:
-        """(F, S, S) from 0 to 1: of each frame the mean over the clips that see it."""
+    def maps(self, explainer: Explainer, label: int, scores: torch.Tensor) -> np.ndarray:
+        """(F, S, S) from 0 to 1: of each frame the mean over the clips that see it. A clip counts as much as its score
+        (N,): what little speaks for a class in a clip of another would else stand out as much."""
         total, seen = torch.zeros(self._frames.shape[:3]), torch.zeros(len(self._frames), 1, 1)
-        for some in tqdm(self._batches, desc="explaining", unit=" batches", disable=None):
+        weights = scores[:, None, None, None].split(self._batches[0].shape[0])
+        pairs = zip(self._batches, weights, strict=True)
+        for some, weight in tqdm(pairs, "explaining", len(weights), unit=" batches", disable=None):
             clips = self._inputs.views(self._frames[some])
-            found = explainer(clips, torch.full((len(clips),), label, device=clips.device)).cpu()
+            found = weight * explainer(clips, torch.full((len(clips),), label, device=clips.device)).cpu()
             total.index_add_(0, some.flatten(), found.flatten(0, 1))
             seen.index_add_(0, some.flatten(), torch.ones(some.numel(), 1, 1))
         maps = total / seen
@@ -194,5 +199,5 @@ def _write(evidence: Evidence, what: str, out: Path) -> list[Path]:
             layer=np.array(evidence.layer), box=np.array(evidence.box),
         )  # fmt: skip
     write_overlay(evidence.frames, evidence.maps, evidence.times, files[1])
-    draw_sheet(evidence, what, files[2])
+    draw_sheet(evidence, f"{what}: evidence for {evidence.name!r} ({evidence.method} at {evidence.layer})", files[2])
     return files

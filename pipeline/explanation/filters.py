@@ -9,42 +9,58 @@ from __future__ import annotations
 import math
 
 import torch
-from PIL.Image import Image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from tubelet.backbones import Model, create_model, load_weights
-from tubelet.video import contact_sheet
 
 _MOST = 36
-_TILE = 96  # pixels of a kernel in the picture
-_GREY = 0.5  # of a weight of zero
+_INCHES = 0.85  # a kernel in the picture
+_GAP, _BETWEEN, _BELOW = 0.12, 0.45, 0.35  # in kernels: after the image's, between filters, and for a number
 
 
-def draw_filters(model: Model, image_weights: str | None) -> Image:
-    """A picture of the first layer's filters, those with the largest weights first: the image's kernel, a gap, then the
-    kernel at each moment. Each filter is scaled by its largest weight, zero is grey.
+def draw_filters(model: Model, image_weights: str | None) -> Figure:
+    """The first layer's filters, those with the largest weights first: the image's kernel, a gap, then the kernel at
+    each moment. Both are scaled by their largest weight; zero is grey.
 
     image_weights: of the image network, lifted as the model is, to compare with; None puts the mean over time in its
-    place. Raises WeightsError for weights of another network.
+    place, or, in a network that sees frame by frame, nothing. Raises WeightsError for weights of another network.
     """
     name, kernels = _first_kernels(model)
-    if image_weights is None:
-        images, what = kernels.mean(2), "mean over time"
-    else:
+    moments = kernels.shape[2]
+    if image_weights is not None:
         began = create_model(**model.config)
         load_weights(began, image_weights)
-        images, what = _first_kernels(began)[1].sum(2), "image"  # however it is inflated, its sum is the image's
+        images, what = _first_kernels(began)[1].sum(2), "the image's kernel, then "  # however inflated, that is its sum
+    else:
+        images, what = (kernels.mean(2), "the mean over time, then ") if moments > 1 else (None, "")
     order = kernels.flatten(1).norm(dim=1).argsort(descending=True)[:_MOST].tolist()
-    strips = torch.stack([_strip(images[number], kernels[number]) for number in order])
-    moments = kernels.shape[2]
-    labels = [f"{number}: {what} | {moments} in time" for number in order]
-    labels[0] = f"{name} {labels[0]}"
-    columns = max(1, round(math.sqrt(len(order) * 1.4 / (moments + 2))))
-    return contact_sheet(strips, labels, columns, frames_shown=moments + 2)
+    width, height = moments + _BETWEEN + (0 if images is None else 1 + _GAP), 1 + _BELOW
+    columns = min(len(order), max(1, round(math.sqrt(len(order) * 1.4 * height / width))))
+    rows = -(-len(order) // columns)
+    figure = Figure(
+        (_INCHES * columns * width, _INCHES * rows * height + 0.6),
+        dpi=130,
+        layout=ConstrainedLayoutEngine(w_pad=_INCHES * _BETWEEN / 2),
+    )
+    FigureCanvasAgg(figure)
+    for place, number in enumerate(order, 1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(
+            _strip(None if images is None else images[number], kernels[number]).numpy(), interpolation="nearest"
+        )
+        axes.set_xlabel(str(number), fontsize=7, labelpad=1)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    figure.suptitle(f"{name}: {what}{moments} in time" if moments > 1 else f"{name}: {what}the network's", fontsize=9)
+    return figure
 
 
 def _first_kernels(model: Model) -> tuple[str, Tensor]:
-    """The name of the first parameter that sees pixels, and its kernels (O, 3, t, h, w); t is 1 where it sees frames."""
+    """The name of the first parameter that sees pixels, and its kernels (O, 3, t, h, w), t 1 for frames."""
     for name, weight in model.named_parameters():
         if weight.ndim in (4, 5) and weight.shape[1] == 3:
             kernels = weight.detach().float().cpu()
@@ -52,14 +68,19 @@ def _first_kernels(model: Model) -> tuple[str, Tensor]:
     raise AssertionError("every network begins with a convolution over pixels")
 
 
-def _strip(image: Tensor, kernel: Tensor) -> Tensor:
-    """Kernels (3, h, w) and (3, t, h, w) as uint8 (1 + 1 + t, side, side, 3), the second of them the gap."""
-    tiles = [_picture(image[:, None]), torch.full((1, *image.shape[1:], 3), 30, dtype=torch.uint8), _picture(kernel)]
-    zoom = -(-_TILE // min(image.shape[1:]))
-    return torch.cat(tiles).repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+def _strip(image: Tensor | None, kernel: Tensor) -> Tensor:
+    """Kernels (3, h, w) and (3, t, h, w) side by side, uint8 (h, gap and all, 3), with a thin line between moments."""
+    height, width = kernel.shape[2:]
+    zoom = -(-48 // height)
+    line, gap = (torch.full((zoom * height, wide, 3), 255, dtype=torch.uint8) for wide in (2, int(zoom * width * _GAP)))
+    tiles = [] if image is None else [_picture(image[:, None], zoom)[0], gap]
+    for moment in _picture(kernel, zoom):
+        tiles += [moment, line]
+    return torch.cat(tiles[:-1], dim=1)
 
 
-def _picture(kernel: Tensor) -> Tensor:
-    """(3, t, h, w) -> uint8 (t, h, w, 3), scaled over all of it."""
+def _picture(kernel: Tensor, zoom: int) -> Tensor:
+    """(3, t, h, w) -> uint8 (t, h, w, 3), `zoom` times as large, scaled over all of it."""
     scaled = kernel / kernel.abs().max().clamp(min=torch.finfo(kernel.dtype).tiny)
-    return (255 * (_GREY + scaled / 2)).round().to(torch.uint8).permute(1, 2, 3, 0)
+    pixels = (127.5 * (1 + scaled)).round().to(torch.uint8).permute(1, 2, 3, 0)
+    return pixels.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)

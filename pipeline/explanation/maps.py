@@ -104,8 +104,12 @@ def _deep_map(model: Model) -> str:
 @contextmanager
 def _as_given(model: nn.Module) -> Iterator[None]:
     """Gradients pass attention and layer norms as if scores and spreads were given (Ali et al., section 4.1)."""
-    hooks = [norm.register_forward_hook(_with_fixed_spread) for norm in model.modules() if isinstance(norm, nn.LayerNorm)]
-    hooks += [layer.register_forward_hook(_with_fixed_scores) for name, layer in model.named_modules() if _makes_queries(name)]
+    hooks = [
+        norm.register_forward_hook(_with_fixed_spread) for norm in model.modules() if isinstance(norm, nn.LayerNorm)
+    ]
+    hooks += [
+        layer.register_forward_hook(_with_fixed_scores) for name, layer in model.named_modules() if _makes_queries(name)
+    ]
     try:
         yield
     finally:
