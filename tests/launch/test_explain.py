@@ -72,9 +72,9 @@ def test_another_class_and_rate(checkpoint: Path, video: Path, tmp_path: Path) -
 
 def test_filters_beside_those_of_the_image(checkpoint: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    image = create_model("resnet_18", num_classes=3)
+    image = create_model("resnet_18", num_classes=3, layers=(1, 1, 1, 1), width=8, stem_kernel=7)
     torch.save(image.state_dict(), tmp_path / "image.pth")
-    video = create_model("r3d_18", num_classes=2)
+    video = create_model("r3d_tiny", num_classes=2)
     save_model(video, tmp_path / "video")
     words = ["--filters", "--out", str(tmp_path / "seen")]
     explain(["--checkpoint", str(checkpoint), *words])
@@ -84,7 +84,7 @@ def test_filters_beside_those_of_the_image(checkpoint: Path, tmp_path: Path) -> 
     beside = np.asarray(Image.open(tmp_path / "seen" / "filters.png"))
     assert files(tmp_path / "seen") == ["filters.png"]
     assert alone.shape == beside.shape
-    assert (alone != beside).any()
+    assert (alone != beside).any(-1).mean() > 0.1  # more than the title
 
 
 def test_what_it_cannot_explain_it_names(checkpoint: Path, video: Path, tmp_path: Path) -> None:
