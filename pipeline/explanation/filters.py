@@ -29,13 +29,14 @@ def draw_filters(model: Model, image_weights: str | None) -> Figure:
     place, or, in a network that sees frame by frame, nothing. Raises WeightsError for weights of another network.
     """
     name, kernels = _first_kernels(model)
-    moments = kernels.shape[2]
+    moments, what = kernels.shape[2], ""
+    images: Tensor | None = None
     if image_weights is not None:
         began = create_model(**model.config)
         load_weights(began, image_weights)
         images, what = _first_kernels(began)[1].sum(2), "the image's kernel, then "  # however inflated, that is its sum
-    else:
-        images, what = (kernels.mean(2), "the mean over time, then ") if moments > 1 else (None, "")
+    elif moments > 1:
+        images, what = kernels.mean(2), "the mean over time, then "
     order = kernels.flatten(1).norm(dim=1).argsort(descending=True)[:_MOST].tolist()
     width, height = moments + _BETWEEN + (0 if images is None else 1 + _GAP), 1 + _BELOW
     columns = min(len(order), max(1, round(math.sqrt(len(order) * 1.4 * height / width))))

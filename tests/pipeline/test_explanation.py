@@ -164,7 +164,7 @@ def test_attention_and_norms_held_fixed_are_linear() -> None:
 
     usual, rest = shared_out()
     assert not torch.isclose(usual, rest, rtol=1e-2)
-    with _as_given(block):  # type: ignore[arg-type]
+    with _as_given(block):
         fixed, whole = shared_out()
     torch.testing.assert_close(fixed, usual)
     torch.testing.assert_close(whole, fixed)
