@@ -12,6 +12,7 @@ PYTEST_ARGS ?= -m "not slow"
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 # The tiny recipe learns motion on the generated set, whose classes differ in left and right; your own start gentler.
 RECIPE ?= $(if $(VIDEOS),finetune-tiny,demo)
+FILMS := \( -iname '*.mp4' -o -iname '*.webm' -o -iname '*.avi' -o -iname '*.mkv' -o -iname '*.mov' \)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test check clean
@@ -31,12 +32,14 @@ demo: $(VENV)/installed
 	tubelet evaluate --checkpoint '$(DEMO)/run' --data '$(DEMO)/shards'
 	tubelet report '$(DEMO)/run'
 	tubelet embed --checkpoint '$(DEMO)/run' --data '$(DEMO)/shards' --out '$(DEMO)/embeddings'
+	tubelet explain --checkpoint '$(DEMO)/run' --video "$$(find '$(or $(VIDEOS),$(DEMO)/videos)' -type f $(FILMS) | sort | head -n 1)" --out '$(DEMO)/seen'
 	@echo
 	@echo "shards      $(DEMO)/shards       WebDataset tars, an index beside each, card.json"
 	@echo "run         $(DEMO)/run          checkpoints, log.jsonl, TensorBoard"
 	@echo "embeddings  $(DEMO)/embeddings   Parquet"
 	@echo "clips as the model sees them:  $(DEMO)/run/clips.png"
 	@echo "training curves:               $(DEMO)/run/curves.png"
+	@echo "what the network saw in one:   $(DEMO)/seen/sheet.png"
 	@echo "all of the run on one page:    $(DEMO)/run/report.html"
 
 test: $(VENV)/installed

@@ -37,6 +37,7 @@ COMMANDS = {
     "embed": "embeddings of shards, folders, lists or long videos as Parquet",
     "search": "the nearest of embedded clips to a video",
     "probe": "how well embeddings tell the classes apart: linear probe and nearest neighbours",
+    "explain": "where and when a network saw what it scored, over the video; or its first filters",
     "models": "the table of models with parameters and GMACs, or of published weights",
     "convert": "published weights of any format as model.safetensors and config.json",
     "doctor": "versions, accelerators and decoders found, what is missing and how to get it",
