@@ -28,11 +28,12 @@ from tubelet.datasets import (
     streamed,
 )
 
+from ..checkpoints.trained import load_network
 from ..cluster.distributed import World, join
 from ..config import Count, Natural, Positive, Precision
 from ..errors import ConfigError
 from ..inputs.clips import ClipInput, autocast
-from .network import Vectors, about, load_network, windows_for
+from .network import Vectors, about, windows_for
 from .parts import PartWriter, begin, counts, part_file, plan_parts, schema_of
 
 
