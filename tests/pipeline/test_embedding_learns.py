@@ -20,7 +20,8 @@ from embedding_tools import save_run
 
 @pytest.mark.slow
 def test_neighbours_of_a_trained_model_share_the_class(tubelet, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """By the commands, on the same held-out videos before and after."""
+    """By the commands, on the same held-out videos before and after. Of a transformer: random convolutions over time
+    tell some motion apart as they are."""
     shards = tmp_path / "shards"
     prepare(
         PrepareConfig(
