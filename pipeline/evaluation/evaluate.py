@@ -182,5 +182,5 @@ def _write(metrics: Metrics, results: Results, other: Results | None, against: P
     said.append("written to " + ", ".join(map(str, written)))
     print(
         f"{about['checkpoint']} on {about['split']} of {about['data']}, views {about['views']}, "
-        f"{about['average']} averaged:\n  " + "\n  ".join(said)
+        f"{results.averaged} averaged:\n  " + "\n  ".join(said)
     )
