@@ -34,7 +34,7 @@ def test_neighbours_of_a_trained_model_share_the_class(tubelet, tmp_path: Path, 
     )
     trained = tmp_path / "trained"
     words = ("--batch-size", 16, "--epochs", 6, "--eval-every", 0, "--save-every", 6, "--workers", 1)
-    done = tubelet("train", "--recipe", "demo", "--data", shards, "--out", trained, *words, timeout=300)
+    done = tubelet("train", "--recipe", "demo", "--data", shards, "--out", trained, *words)
     assert done.code == 0, done.out
 
     def probed(run: Path) -> dict[str, float]:
