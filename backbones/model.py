@@ -35,8 +35,9 @@ class ClipSpec:
     """The input a network was published with: which frames, how large, how normalised, and how many views a score
     takes.
 
-    `views` is (clips along time, crops in space). `sampling` is "dense" (frames `stride` apart) or "segments" (one
-    frame out of each of `frames` equal parts of the video). An image network has one frame.
+    `views` is (clips along time, crops in space), of `view_size` pixels where that is not `size`. `sampling` is "dense"
+    (frames `stride` apart) or "segments" (one frame out of each of `frames` equal parts of the video). An image network
+    has one frame.
     """
 
     frames: int
@@ -46,6 +47,7 @@ class ClipSpec:
     std: tuple[float, float, float]
     views: tuple[int, int]
     sampling: Literal["dense", "segments"]
+    view_size: int | None = None
 
 
 def image_clip(normalisation: Normalisation) -> ClipSpec:

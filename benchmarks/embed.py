@@ -6,7 +6,9 @@
 Prints a Markdown table: clips a second of decoding alone (one worker process, nothing done with its clips), of the
 network alone (the same batches from memory), and of both as `tubelet embed` does them, with its files; then the whole
 over the slower half: 1 is perfect overlap. The three are measured in turn, `--rounds` times: medians, and the quartiles
-of the ratio of each round. Two cores are needed for two halves that run at the same time. Weights are random.
+of the ratio of each round. Two idle cores are needed for two halves that run at the same time. On a machine with other
+jobs the last column tells more: the CPU time of the whole's main process over that of the network alone, which is what
+taking clips and storing vectors cost beside the network. Weights are random.
 """
 
 from __future__ import annotations
@@ -55,14 +57,15 @@ def network(vectors: Vectors, inputs: ClipInput, settings: StreamSettings, clips
     return clips
 
 
-def rate(work: Callable[[], int]) -> float:
-    begun = time.perf_counter()
+def rate(work: Callable[[], int]) -> tuple[float, float]:
+    """Clips a second, and seconds of this process's CPU time a clip."""
+    begun, busy = time.perf_counter(), time.process_time()
     clips = work()
-    return clips / (time.perf_counter() - begun)
+    return clips / (time.perf_counter() - begun), (time.process_time() - busy) / clips
 
 
-def measured(model: Model, videos: Videos, every: int, rounds: int, out: Path) -> list[tuple[float, float, float]]:
-    """Clips a second of decoding, of the network and of both, of each round."""
+def measured(model: Model, videos: Videos, every: int, rounds: int, out: Path) -> list[list[tuple[float, float]]]:
+    """What `rate` gives of decoding, of the network and of both, of each round."""
     windows = Windows(model.clip.frames, length=model.clip.frames * model.clip.stride, every=every)
     settings = StreamSettings(windows, model.clip.size)
     config = EmbedConfig(out=out, every_frames=every, batch_size=BATCH, workers=WORKERS)
@@ -75,14 +78,17 @@ def measured(model: Model, videos: Videos, every: int, rounds: int, out: Path) -
         run = Run(config, vectors, inputs, videos, settings, lambda part: PartWriter(out, part, videos, schema))
         return run.embed([(0, range(len(videos)))], World(0, 1, 1, CPU))[0]
 
-    return [
-        (
-            rate(lambda: decoding(videos, settings)),
-            rate(lambda: network(vectors, inputs, settings, clips)),
-            rate(embedding),
-        )
-        for _ in range(rounds)
-    ]
+    works: tuple[Callable[[], int], ...] = (
+        lambda: decoding(videos, settings),
+        lambda: network(vectors, inputs, settings, clips),
+        embedding,
+    )
+    return [[rate(work) for work in works] for _ in range(rounds)]
+
+
+def quartiles(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main() -> None:
@@ -96,17 +102,17 @@ def main() -> None:
     start_forkserver()
     torch.set_num_threads(1)
     model = create_model(arguments.model).eval()
-    print("| model, a clip every | decoding | network | both | over the slower |\n|---|---|---|---|---|")
+    print("| model, a clip every | decoding | network | both | over the slower | CPU of the main process |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         videos = open_videos(arguments.video or generated(Path(folder, "video.mp4"), arguments.seconds))
         for every in arguments.every:
             rounds = measured(model, videos, every, arguments.rounds, Path(folder))
-            decoded, computed, both = (statistics.median(column) for column in zip(*rounds, strict=True))
-            low, middle, high = statistics.quantiles([b / min(d, c) for d, c, b in rounds], n=4)
-            print(
-                f"| {arguments.model}, {every} frames | {decoded:.0f} | {computed:.0f} | {both:.0f} | "
-                f"{middle:.2f} ({low:.2f} to {high:.2f}) |"
-            )
+            speeds = [statistics.median(speed for speed, _ in column) for column in zip(*rounds, strict=True)]
+            overlap = quartiles([b / min(d, c) for (d, _), (c, _), (b, _) in rounds])
+            main_cpu = quartiles([whole / alone for _, (_, alone), (_, whole) in rounds])
+            told = " | ".join(f"{speed:.0f}" for speed in speeds)
+            print(f"| {arguments.model}, {every} frames | {told} | {overlap} | {main_cpu} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What is trained on: files as one manifest, shards written and read, batches in a resumable order, the demo set."""
 
 from .annotations import read_annotations
+from .annotations.classes import read_classes
 from .demo import DemoConfig, make_demo
 from .errors import DataError
 from .loading.loader import (
@@ -20,6 +21,7 @@ from .loading.workers import start_forkserver
 from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
 from .preparing.steps import PrepareConfig, prepare
 from .processes.journal import Journal
+from .shards.cache import checksum
 from .shards.card import Card, read_card
 from .shards.indexing import IndexConfig, index_data
 from .shards.sources import open_dataset
@@ -58,6 +60,7 @@ __all__ = [
     "ViewBatch",
     "assign_splits",
     "check_data",
+    "checksum",
     "clips_of",
     "epoch_order",
     "index_data",
@@ -68,6 +71,7 @@ __all__ = [
     "rank_share",
     "read_annotations",
     "read_card",
+    "read_classes",
     "start_forkserver",
     "streamed",
     "train_batches",

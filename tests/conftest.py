@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from tubelet.backbones import create_model, save_model
-from tubelet.datasets import DemoConfig, PrepareConfig, ShardedSplit, make_demo, prepare
-from tubelet.pipeline.checkpoints.state import STATE_FILE, WEIGHTS_FILE, Clip, State, checksum
+from tubelet.datasets import DemoConfig, PrepareConfig, ShardedSplit, checksum, make_demo, prepare
+from tubelet.pipeline.checkpoints.state import STATE_FILE, WEIGHTS_FILE, Clip, State
 from tubelet.pipeline.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -97,7 +97,7 @@ def _receive(location: str, path: Path, sha256: str | None) -> None:
             if hopeless or attempt == _TRIES:
                 raise DataError(_unreachable(location, path, error)) from error
             time.sleep(_PAUSE_S * attempt)
-    if sha256 is not None and (found := hash_of(path)) != sha256:
+    if sha256 is not None and (found := checksum(path)) != sha256:
         raise DataError(
             f"{location}: is not the file that its dataset tells of (sha256 {found[:12]} instead of {sha256[:12]}): it "
             "was damaged on the way, or replaced. Try again, or copy the dataset there again"
@@ -113,7 +113,7 @@ def _run(location: str, path: Path) -> None:
         raise DataError(f"{location}: the command ended with code {code}; what it wrote is not used")
 
 
-def hash_of(path: Path) -> str:
+def checksum(path: Path) -> str:
     """SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:

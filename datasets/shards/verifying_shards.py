@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tubelet.video import Scan
 
 from ..errors import DataError
-from .cache import hash_of
+from .cache import checksum
 from .card import Shard
 from .index import Index, index_path, read_index
 from .labels import label_lists
@@ -101,7 +101,7 @@ def _not_as_told(listed: Listed) -> str | None:
     if (size := listed.path.stat().st_size) != listed.shard.bytes:
         return f"it has {size:,} bytes where {listed.told} says {listed.shard.bytes:,}: it was cut short or changed"
     try:
-        digest = hash_of(listed.path)
+        digest = checksum(listed.path)
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"
     if digest != listed.shard.sha256:

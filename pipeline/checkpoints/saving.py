@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tubelet.backbones import Model, save_model
+from tubelet.datasets import checksum
 
 from ..cluster.distributed import World
 from ..errors import RunError
 from ..files import sync_files, sync_folder, write_json, write_text
 from .finding import named, newest_first
-from .state import STATE_FILE, TRAINING_FILE, UNFINISHED, WEIGHTS_FILE, State, checksum, read_state, verify
+from .state import STATE_FILE, TRAINING_FILE, UNFINISHED, WEIGHTS_FILE, State, read_state, verify
 from .training_state import put_training_state, take_training_state
 
 

@@ -8,13 +8,13 @@ RUN/checkpoints/step-00000120/training.safetensors  weights and optimiser as tra
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tubelet.datasets import Position
+from tubelet.backbones import ClipSpec
+from tubelet.datasets import Position, checksum
 
 from ..errors import RunError
 
@@ -32,6 +32,10 @@ class Clip:
     stride: int
     size: int
     sampling: str
+
+    @classmethod
+    def of(cls, clip: ClipSpec) -> Clip:
+        return cls(clip.frames, clip.stride, clip.size, clip.sampling)
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,6 @@ def read_state(checkpoint: Path) -> State:
         raise RunError(
             f"{file}: is missing or damaged ({error}). Choose another checkpoint of the run with --checkpoint"
         ) from error
-
-
-def checksum(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def verify(checkpoint: Path, state: State, *names: str) -> None:

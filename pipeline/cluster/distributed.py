@@ -198,8 +198,8 @@ def naming_lost_ranks() -> Iterator[None]:
         raise RunError(
             f"rank {dist.get_rank()} on {socket.gethostname()} has lost another process "
             f"({str(error).splitlines()[0]}). "
-            "The one that says something else, or nothing, is the one to look at. --resume auto goes on from the last "
-            "checkpoint"
+            "The one that says something else, or nothing, is the one to look at. The same command, of training with "
+            "--resume auto, goes on"
         ) from error
 
 

@@ -12,7 +12,19 @@ from .sections import (
     TrainConfig,
     with_model_defaults,
 )
-from .types import Count, Half, KeyValues, Natural, NotNegative, Positive, Precision, Sampling, Share
+from .types import (
+    Count,
+    Half,
+    KeyValues,
+    Natural,
+    NotNegative,
+    Positive,
+    Precision,
+    Sampling,
+    Share,
+    Views,
+    parse_views,
+)
 from .validation import in_range, validate
 
 __all__ = [
@@ -33,9 +45,11 @@ __all__ = [
     "Share",
     "SystemConfig",
     "TrainConfig",
+    "Views",
     "as_yaml",
     "checked",
     "in_range",
+    "parse_views",
     "read_recipe",
     "validate",
     "with_model_defaults",

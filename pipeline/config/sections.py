@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from .types import Count, Half, KeyValues, Natural, NotNegative, Positive, Precision, Sampling, Share
+from .types import Count, Half, KeyValues, Natural, NotNegative, Positive, Precision, Sampling, Share, Views
 
 
 @dataclass(frozen=True)
@@ -232,6 +232,11 @@ class RunConfig:
     """Decides the initial weights, the order of videos, their clips and crops, and dropout."""
     eval_every: Natural = 1
     """Epochs from one evaluation on the validation split to the next (0: never)."""
+    views: Views | None = None
+    """Views of a video that `tubelet evaluate` takes of this run, temporal x spatial, such as 4x3 (default: as the
+    model or its weights were published). While it trains, the run is evaluated on one."""
+    view_size: Count | None = None
+    """Side of those in pixels, for networks that take any (default: size)."""
     save_every: Count = 1
     """Epochs from one checkpoint to the next."""
     save_steps: Natural = 0

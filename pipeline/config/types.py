@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Sampling = Literal["dense", "segments"]
@@ -16,6 +17,22 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Half = Annotated[float, Field(ge=0, le=0.5)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def parse_views(text: str) -> tuple[int, int]:
+    """'4x3' -> (4, 3), temporal and spatial. Raises ValueError."""
+    match = re.fullmatch(r"([1-9]\d*)[x×]([13])", text)
+    if not match:
+        raise ValueError("views are temporal x spatial, such as 4x3: at least 1 clip, and 1 or 3 crops of each")
+    return int(match[1]), int(match[2])
+
+
+def _views(text: str) -> str:
+    parse_views(text)
+    return text
+
+
+Views = Annotated[str, AfterValidator(_views)]
 
 
 def _key_values(words: list[str]) -> dict[str, Any]:

@@ -28,11 +28,12 @@ from tubelet.datasets import (
     streamed,
 )
 
-from ..cluster.distributed import World, join
+from ..checkpoints.trained import load_network
+from ..cluster.distributed import World, join, naming_lost_ranks
 from ..config import Count, Natural, Positive, Precision
 from ..errors import ConfigError
 from ..inputs.clips import ClipInput, autocast
-from .network import Vectors, about, load_network, windows_for
+from .network import Vectors, about, windows_for
 from .parts import PartWriter, begin, counts, part_file, plan_parts, schema_of
 
 
@@ -88,6 +89,7 @@ class EmbedConfig:
     """Seconds the processes wait for each other before they give up."""
 
 
+@naming_lost_ranks()
 def embed(config: EmbedConfig) -> Path:
     """Embeds as `config` says. Returns the folder with the Parquet files; for their columns see schema_of."""
     if config.data is None or config.out is None:
@@ -109,9 +111,7 @@ def embed(config: EmbedConfig) -> Path:
     made_by = about(trained, windows, config.layer, config.precision)
     made_by |= {"pool": config.pool, "normalized": config.normalize, "store": config.store}
     world = join(config.timeout)
-    if world.is_main:
-        begin(config.out, _plan(videos, parts, made_by))
-    todo = world.gather([part for part in range(len(parts)) if not part_file(config.out, part).is_file()])[0]
+    todo = _begin(config.out, _plan(videos, parts, made_by), world)
     settings = StreamSettings(windows, trained.clip.size, config.decoder, config.clip_deadline)
     schema = schema_of(network.features, config.store, videos.multilabel, made_by)
     inputs = ClipInput(trained.model.clip, world.device, config.precision)
@@ -122,6 +122,22 @@ def embed(config: EmbedConfig) -> Path:
     if world.is_main:
         _report(config, network.features, len(parts), rates)
     return config.out
+
+
+def _begin(out: Path, plan: dict[str, Any], world: World) -> list[int]:
+    """The parts that are still to be made, the same on all ranks, or a ConfigError on all."""
+    todo, fault = [], None
+    if world.is_main:
+        try:
+            begin(out, plan)
+            todo = [part for part in range(plan["parts"]) if not part_file(out, part).is_file()]
+        except ConfigError as error:
+            fault = str(error)
+    # Of the first rank only: the folder may be seen late from other machines.
+    todo, fault = world.gather((todo, fault))[0]
+    if fault is not None:
+        raise ConfigError(fault)
+    return todo
 
 
 def _plan(videos: Videos, parts: list[range], made_by: dict[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import torch
 from tubelet.datasets import StreamSettings, clips_of
 from tubelet.video import Windows, open_video
 
+from ..checkpoints.trained import Trained, load_network
 from ..config import Precision
 from ..errors import ConfigError
 from ..inputs.clips import ClipInput, autocast
-from .network import Trained, Vectors, load_network, names_of, windows_for
+from .network import Vectors, names_of, windows_for
 
 _BATCH = 8
 

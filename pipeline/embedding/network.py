@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tubelet.backbones import Model, create_published, fetch, load_model, meant_by
+from tubelet.backbones import Model
 from tubelet.video import Windows
 
-from ..checkpoints.finding import load_trained
-from ..checkpoints.state import STATE_FILE, WEIGHTS_FILE, Clip, checksum
-from ..errors import ConfigError, RunError
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network with what it was trained for. classes: their names in label order, None where they are not known;
-    multilabel: whether a video has several of them; sha256: of the file of its weights; source: the folder or id that
-    it came from."""
-
-    model: Model
-    clip: Clip
-    classes: list[str] | None
-    sha256: str
-    source: str
-    multilabel: bool = False
-
-
-def load_network(source: str | Path | None) -> Trained:
-    """The network of a training run or of one checkpoint in it, of a folder that `tubelet convert` wrote, or of the id
-    of published weights; in evaluation mode on the CPU. Raises RunError and WeightsError where there is none."""
-    folder = Path(source) if source is not None else None
-    if source is not None and meant_by(source) is not None:
-        model, file = create_published(str(source)), fetch(str(source))
-        return Trained(model.eval(), _own_clip(model), None, checksum(file), str(source))
-    if folder is not None and (folder / "config.json").is_file() and not (folder / STATE_FILE).is_file():
-        model = load_model(folder)
-        return Trained(model.eval(), _own_clip(model), None, checksum(folder / WEIGHTS_FILE), str(folder))
-    model, state, checkpoint = load_trained(folder)
-    if not state.classes:
-        raise RunError(f"{checkpoint / STATE_FILE}: names no classes. Choose another checkpoint with --checkpoint")
-    sha256 = state.files[WEIGHTS_FILE]  # which load_trained has compared
-    return Trained(model, state.clip, state.classes, sha256, str(checkpoint), state.multilabel)
-
-
-def _own_clip(model: Model) -> Clip:
-    clip = model.clip
-    return Clip(clip.frames, clip.stride, clip.size, clip.sampling)
+from ..checkpoints.state import Clip
+from ..checkpoints.trained import Trained
+from ..errors import ConfigError
 
 
 def windows_for(

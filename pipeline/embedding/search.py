@@ -15,10 +15,11 @@ import tyro
 
 from tubelet.video import Windows
 
+from ..checkpoints.trained import load_network
 from ..config import Count
 from ..errors import ConfigError
 from .embedder import Embedder
-from .network import check_same_network, load_network
+from .network import check_same_network
 from .parts import Index, vectors_of
 
 _ROWS = 65_536  # that are compared at once

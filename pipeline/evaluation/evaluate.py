@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from tubelet.datasets import ClipSettings, DataError, ShardedSplit, start_forkserver
 
-from ..checkpoints.finding import load_trained
-from ..checkpoints.state import WEIGHTS_FILE, State
+from ..checkpoints.state import Clip
+from ..checkpoints.trained import Trained, load_network
 from ..cluster.distributed import join, naming_lost_ranks
-from ..config import Count, Natural, Positive, Precision
+from ..config import Count, Natural, Positive, Precision, Views, parse_views
 from ..errors import ConfigError
 from ..files import write_json
 from ..pictures.confusion import draw_confusion
+from .classes import check_classes, classes_of
 from .comparing import check_comparable, compared
 from .confusion import confusion, most_confused
 from .metrics import Metrics, average_precisions
@@ -31,7 +32,8 @@ _PRINTED = 5  # pairs, or classes
 @dataclass(frozen=True)
 class EvaluateConfig:
     checkpoint: Path | None = None
-    """Folder of a training run (its best checkpoint is taken), or one checkpoint in it."""
+    """Folder of a training run (its best checkpoint is taken), one checkpoint in it, a folder that `tubelet convert`
+    wrote, or the id of published weights."""
     data: str | None = None
     """Folder that `tubelet prepare` made, here or at a URL; or tars of any origin by name, with {000..012} and *; or
     `pipe:` and a command that puts out a tar."""
@@ -39,9 +41,14 @@ class EvaluateConfig:
     """Folder for shards that are not on this machine (default: $TUBELET_HOME/shards or ~/.cache/tubelet/shards)."""
     split: str = "val"
     """Split to evaluate on."""
-    views: str | None = None
+    classes: Path | None = None
+    """File with the names of the classes in label order, a name a line, for weights that come without (default: those
+    of the published dataset that they are of)."""
+    views: Views | None = None
     """Views of a video, temporal x spatial, such as 4x3: clips evenly spread over the video, times crops of each (1 or
-    3) (default: as the model was published)."""
+    3) (default: those of the run's recipe, else as the weights or the model were published)."""
+    view_size: Count | None = None
+    """Side of the views in pixels, for networks that take any (default: likewise, else as it was trained)."""
     average: Average = "softmax"
     """What of a video's clips is averaged: softmax (sigmoid, of several labels) or logits."""
     batch_size: Count = 16
@@ -56,22 +63,11 @@ class EvaluateConfig:
     """Seconds a worker has for a clip; a decoder that takes longer is ended, and its video is not counted."""
     out: Path | None = None
     """JSON file for the results, with a .parquet of each video and a .png of the confusion matrix beside it (default:
-    evaluation-<split>-<views>.json in the checkpoint's folder)."""
+    evaluation-<split>-<views>.json in the checkpoint's folder; of published weights <id>-<split>-<views>.json here)."""
     against: Path | None = None
     """The JSON file of another evaluation on the same videos, to compare with."""
     timeout: Positive = 1800.0
     """Seconds the processes wait for each other before they give up."""
-
-
-def parse_views(text: str) -> tuple[int, int]:
-    """'4x3' -> (4, 3), temporal and spatial. Raises ConfigError."""
-    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
-    temporal, spatial = (int(number) for number in match.groups()) if match else (0, 0)
-    if temporal < 1 or spatial not in (1, 3):
-        raise ConfigError(
-            f"--views {text}: give temporal x spatial views, such as 4x3: at least 1 clip, and 1 or 3 crops of each"
-        )
-    return temporal, spatial
 
 
 @naming_lost_ranks()
@@ -81,29 +77,30 @@ def evaluate(config: EvaluateConfig) -> Metrics:
 
     Raises ConfigError for what does not fit, and for results that cannot be written, DataError where no video is read.
     """
-    asked = parse_views(config.views) if config.views else None
     if config.out is not None and config.out.suffix != ".json":
         raise ConfigError(f"--out {config.out}: give a file that ends in .json")
     if config.workers != 0:
         start_forkserver()
-    model, state, checkpoint = load_trained(config.checkpoint)
+    trained = load_network(config.checkpoint)
     if config.data is None:
         raise DataError("nothing to evaluate on. --data takes a folder that `tubelet prepare` made, or tars")
     split = ShardedSplit(config.data, config.split, config.cache)
-    check_classes(split, state.classes, checkpoint)
+    classes, told = classes_of(trained, split, config.classes)
+    check_classes(split, classes, trained.source)
     other = None if config.against is None else read_results(config.against)
     if other is not None:
         check_comparable(config.split, [split.key(number) for number in range(len(split))], other, str(config.against))
     world = join(config.timeout)
-    views = asked or model.clip.views
-    shape = "x".join(map(str, views))
-    settings = ClipSettings(**asdict(state.clip), decoder=config.decoder, deadline=config.clip_deadline)
+    if told and world.is_main:
+        print(told, flush=True)
+    trained.model.to(world.device)
+    views, clip = protocol(config, trained)
+    settings = ClipSettings(**asdict(clip), decoder=config.decoder, deadline=config.clip_deadline)
     workers = world.default_workers() if config.workers is None else config.workers
-    model = model.to(world.device)
     batch, precision = config.batch_size, config.precision
-    scorer = Scorer(model, split, settings, views, world, batch, workers, precision, config.average)
-    about = _about(config, shape, state, checkpoint, split)
-    out = config.out or checkpoint / f"evaluation-{config.split}-{shape}.json"
+    scorer = Scorer(trained.model, split, settings, views, world, batch, workers, precision, config.average)
+    about = _about(config, "x".join(map(str, views)), clip, trained, split)
+    out = config.out or _default_out(trained.source, about)
     with Progress(out, {**about, "batch_size": batch, "dataset": split.card.fingerprint()}, world) as progress:
         if world.is_main and progress.done:
             print(f"{progress.folder}: going on, {len(progress.done)} batches are scored already", flush=True)
@@ -115,13 +112,36 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     return metrics
 
 
-def _about(config: EvaluateConfig, views: str, state: State, checkpoint: Path, split: ShardedSplit) -> dict[str, Any]:
+def protocol(config: EvaluateConfig, trained: Trained) -> tuple[tuple[int, int], Clip]:
+    """The views of a video, and their clip: as `config` says, else as the run's recipe or the publication of the
+    network does. Raises ConfigError for a size that the network cannot take."""
+    published, clip = trained.model.clip, trained.clip
+    views = parse_views(config.views) if config.views else published.views
+    size = config.view_size or published.view_size or clip.size
+    if size != clip.size:
+        parameter = next(trained.model.parameters())
+        try:
+            with torch.inference_mode():
+                trained.model(torch.zeros(1, 3, clip.frames, size, size, device=parameter.device))
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"--view-size {size}: {trained.source} takes no other size than {clip.size} ({error})"
+            ) from error
+    return views, replace(clip, size=size)
+
+
+def _default_out(source: str, about: dict[str, Any]) -> Path:
+    name = f"{about['split']}-{about['views']}.json"
+    return Path(source, f"evaluation-{name}") if Path(source).is_dir() else Path(f"{source}-{name}")
+
+
+def _about(config: EvaluateConfig, views: str, clip: Clip, trained: Trained, split: ShardedSplit) -> dict[str, Any]:
     """What scores depend on, and what they are of."""
     return {
-        "checkpoint": str(checkpoint),
-        "weights_sha256": state.files[WEIGHTS_FILE],
-        "model": state.model,
-        "clip": asdict(state.clip),
+        "checkpoint": trained.source,
+        "weights_sha256": trained.sha256,
+        "model": trained.model.config,
+        "clip": asdict(clip),
         "data": config.data,
         "split": config.split,
         "views": views,
@@ -162,22 +182,5 @@ def _write(metrics: Metrics, results: Results, other: Results | None, against: P
     said.append("written to " + ", ".join(map(str, written)))
     print(
         f"{about['checkpoint']} on {about['split']} of {about['data']}, views {about['views']}, "
-        f"{about['average']} averaged:\n  " + "\n  ".join(said)
-    )
-
-
-def check_classes(split: ShardedSplit, classes: list[str], checkpoint: Path) -> None:
-    """Raises ConfigError unless the data has the classes, in the order, that the checkpoint was trained on, and
-    DataError unless each video has one of them, or as many as the dataset is made for."""
-    if not split.card.multilabel:
-        split.require_one_label()
-    if split.classes == classes:
-        return
-    missing, new = [c for c in classes if c not in split.classes], [c for c in split.classes if c not in classes]
-    parts = [f"{len(missing)} are missing, such as '{missing[0]}'"] if missing else []
-    parts += [f"{len(new)} are unknown to it, such as '{new[0]}'"] if new else []
-    raise ConfigError(
-        f"{checkpoint} tells {len(classes)} classes apart, and {split.data} has {len(split.classes)}: "
-        + ("; ".join(parts) or "the same ones in another order")
-        + ". Give the data the model was trained on, or fine-tune it on this data"
+        f"{results.averaged} averaged:\n  " + "\n  ".join(said)
     )

@@ -107,13 +107,19 @@ def metrics_of(videos: VideoScores, labels: np.ndarray, unread: int) -> Metrics:
 def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Average precision of each class (classes,), NaN for one without videos: the mean, over its videos, of the
     precision among all that score at least as high, without interpolation."""
-    result = np.full(scores.shape[1], np.nan)
+    return weighted_average_precisions(scores, targets, np.ones((1, len(scores))))[0]
+
+
+def weighted_average_precisions(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(draws, classes) the same where video i counts `weights[draw, i]` times, for weights (draws, n)."""
+    result = np.full((len(weights), scores.shape[1]), np.nan)
     for number in np.flatnonzero(targets.any(0)):
         order = np.argsort(-scores[:, number], kind="stable")
-        score, right = scores[order, number], targets[order, number]
+        score, drawn = scores[order, number], weights[:, order]
         # Videos with equal scores come in together.
         last = np.flatnonzero(np.append(score[1:] != score[:-1], True))
-        found = np.cumsum(right)[last]
-        precision, recall = found / (last + 1), found / found[-1]
-        result[number] = np.sum(np.diff(recall, prepend=0.0) * precision)
+        found, seen = np.cumsum(drawn * targets[order, number], 1)[:, last], np.cumsum(drawn, 1)[:, last]
+        hits = np.diff(found, axis=1, prepend=0.0)
+        with np.errstate(invalid="ignore"):  # a class whose videos are not among those drawn
+            result[:, number] = (hits * found / np.maximum(seen, 1)).sum(1) / found[:, -1]
     return result

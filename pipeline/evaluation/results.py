@@ -48,6 +48,11 @@ class Results:
         return self.about["classes"]
 
     @property
+    def averaged(self) -> str:
+        """What of a video's clips was averaged."""
+        return "sigmoid" if self.about["multilabel"] and self.about["average"] == "softmax" else self.about["average"]
+
+    @property
     def read(self) -> np.ndarray:
         """(n,) bool."""
         return np.array([cause is None for cause in self.causes], bool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import tyro
 from tubelet.backbones import ClipSpec, meant_by
 from tubelet.datasets import ClipSettings, DataError, ShardedSplit, TrainBatch, train_draws, view_batches
 
+from ..checkpoints.state import Clip
 from ..config import Count, Natural, Sampling, TrainConfig, read_recipe, with_model_defaults
 from ..errors import ConfigError
 from ..inputs.clips import TrainInput
@@ -129,8 +130,8 @@ def _clip(config: BrowseConfig, classes: int) -> tuple[TrainConfig, ClipSpec]:
             network = build_model(base, max(classes, 1))
         if model.weights is not None and (record := meant_by(model.weights)):
             network.clip = record.clip_for(network.clip)
-        clip = clip_of(base, network)
-        return with_model_defaults(base, **clip), network.clip
+        spec = clip_of(base, network)
+        return with_model_defaults(base, **asdict(Clip.of(spec))), spec
     if not (model.frames and model.stride and model.size):
         raise ConfigError("which clips? Give --model NAME, --recipe FILE, or --frames, --stride and --size")
     sampling = base.data.sampling or "dense"

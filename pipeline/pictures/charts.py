@@ -84,6 +84,9 @@ def _ticks(low: float, high: float) -> list[float]:
 def _number(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
+    if 0 < abs(value) < 0.01:  # 7.5e-4, which has room beside the axis
+        digits, _, exponent = f"{value:.2e}".partition("e")
+        return f"{float(digits):g}e{int(exponent)}"
     return f"{value:.4g}"
 
 

@@ -150,7 +150,7 @@ def _evaluation(run: Path, file: Path | None, results: Results | None) -> Iterat
     unread = f", {told['unread']} more could not be read" if told["unread"] else ""
     yield html.words(
         f"{Path(about['checkpoint']).name} on {told['videos']} videos of {about['split']} of {about['data']}{unread}; "
-        f"{about['views']} views (temporal x spatial), {about['average']} averaged."
+        f"{about['views']} views (temporal x spatial), {results.averaged} averaged."
     )
     names = {
         "mean_ap": "mAP",

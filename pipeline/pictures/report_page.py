@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 _FRAMES_OF_STRIP = 8
-_SIDE = 112  # pixels of a frame
+_SIDE, _GAP = 112, 4  # pixels of a frame, and from one to the next
 _QUALITY = 82  # of WebP
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -129,9 +129,10 @@ def folded(title: str, text: str) -> str:
 def strip(clip: torch.Tensor, caption: str, note: str) -> str:
     """A clip uint8 (T, S, S, 3) as frames side by side."""
     chosen = torch.linspace(0, len(clip) - 1, min(_FRAMES_OF_STRIP, len(clip))).round().long().unique()
-    frames = clip[chosen]
-    side = Image.fromarray(torch.cat(list(frames), 1).numpy())
-    picture = side.resize((_SIDE * len(frames), _SIDE), Image.Resampling.BICUBIC)
+    picture = Image.new("RGBA", ((_SIDE + _GAP) * len(chosen) - _GAP, _SIDE))
+    for place, frame in enumerate(clip[chosen].numpy()):
+        shown = Image.fromarray(frame).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+        picture.paste(shown, ((_SIDE + _GAP) * place, 0))
     data = io.BytesIO()
     picture.save(data, "WEBP", quality=_QUALITY)
     source = f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"

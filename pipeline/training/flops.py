@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-# Dense multiplications and additions a second, by what the name of the device holds, from the makers' data sheets:
+# Dense multiplications and additions a second, by the words in the name of the device, from the makers' data sheets:
 # with bf16 or fp16, and with fp32 as torch computes it by default, without TF32.
 _PEAKS = {
     "B200": (2250e12, 75e12),
@@ -26,5 +26,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     """Operations a second at best, or None where it is not known: of other devices, and of CPUs."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((half if precision != "fp32" else full for part, (half, full) in _PEAKS.items() if part in name), None)
+    words = {*torch.cuda.get_device_name(device).replace("-", " ").split()}
+    known = (peaks for name, peaks in _PEAKS.items() if words.issuperset(name.split()))
+    half, full = next(known, (None, None))
+    return full if precision == "fp32" else half

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from tubelet.backbones import Model, UnknownModel, count_cost, create_model
+from tubelet.backbones import ClipSpec, Model, UnknownModel, count_cost, create_model
 from tubelet.datasets import Balance, ClipSettings, Position, ShardedSplit, TrainOrder, train_batches
 
 from ..checkpoints.finding import newest_first
@@ -18,7 +17,7 @@ from ..checkpoints.saving import Checkpoints
 from ..checkpoints.state import State
 from ..cluster.distributed import World
 from ..cluster.environment import describe
-from ..config import TrainConfig, as_yaml
+from ..config import TrainConfig, as_yaml, parse_views
 from ..errors import ConfigError, RunError
 from ..files import write_json, write_text
 from ..inputs.clips import TrainInput, autocast
@@ -94,15 +93,16 @@ def build_model(config: TrainConfig, classes: int) -> Model:
     return model
 
 
-def clip_of(config: TrainConfig, model: Model) -> dict[str, Any]:
+def clip_of(config: TrainConfig, model: Model) -> ClipSpec:
     """The clip of a run: the model's own, but for what the configuration says otherwise."""
-    clip = model.clip
-    return {
-        "frames": clip.frames,
-        "stride": config.model.stride or clip.stride,
-        "size": clip.size,
-        "sampling": config.data.sampling or clip.sampling,
-    }
+    clip, run = model.clip, config.run
+    return replace(
+        clip,
+        stride=config.model.stride or clip.stride,
+        sampling=config.data.sampling or clip.sampling,
+        views=parse_views(run.views) if run.views else clip.views,
+        view_size=run.view_size or clip.view_size,
+    )
 
 
 def order_of(config: TrainConfig, split: ShardedSplit, world: World) -> TrainOrder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,9 @@ def _train(config: TrainConfig, ends: ExitStack) -> Path:
     loaded = None if model_config.weights is None else load_weights(model, model_config.weights)
     if loaded is not None and (record := meant_by(model_config.weights)):
         model.clip = record.clip_for(model.clip)
-    config = with_model_defaults(config, **clip_of(config, model))
+    model.clip = clip_of(config, model)
+    clip = Clip.of(model.clip)
+    config = with_model_defaults(config, **asdict(clip))
     trained = freeze(model, optim.tune)
 
     world = join(system.timeout, always=True)
@@ -100,7 +102,6 @@ def _train(config: TrainConfig, ends: ExitStack) -> Path:
     deepspeed = deepspeed_json(optim, system, clips_at_a_time, parameters)
     engine = start_engine(model, optim, system, deepspeed, world)
     average = Average(engine.module, optim.ema) if optim.ema else None
-    clip = Clip(**clip_of(config, model))
     state = State(0, 0, 0, model.config, split.classes, clip, multilabel=split.card.multilabel)
     if config.run.resume == "auto" and (found := checkpoints.newest_whole()) is not None:
         restore(engine, average, *found, split.classes)

@@ -38,7 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_whole_way_in_two_processes(start, tubelet, dataset: Path, runs: Path, free_port: int) -> None:
     run = runs / "two"
     words = ("--data", dataset, "--out", run, "--epochs", 2, "--batch-size", 2, "--accumulate", 2, "--log-every", 1)
-    done = deepspeed(start, free_port, 2, *words, "--zero-stage", 1).wait()
+    done = deepspeed(start, free_port, 2, *words, "--zero-stage", 1, "--views", "2x3").wait()
     assert done.code == 0, done.out
     assert f"the run is in {run}" in done.out
     assert "epoch 2/2: per video top-1" in done.out
@@ -48,7 +48,7 @@ def test_the_whole_way_in_two_processes(start, tubelet, dataset: Path, runs: Pat
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["frames"] == 8
     assert list((run / "tensorboard").iterdir())
 
-    evaluated = tubelet("evaluate", "--checkpoint", run, "--data", dataset, "--views", "2x3")
+    evaluated = tubelet("evaluate", "--checkpoint", run, "--data", dataset)
     assert evaluated.code == 0, evaluated.out
     assert "per video top-1" in evaluated.out
     assert "(8 videos, 6 views each)" in evaluated.out

@@ -130,6 +130,7 @@ def test_charts_of_next_to_nothing(values: list) -> None:
     assert "nan" not in drawn
     assert "a &amp; b" in drawn
     assert line_chart("t", [Line("x", [(1, None)], "a")]) == ""
+    assert ">7.5e-4</text>" in line_chart("rate", [Line("x", [(1, 1e-3)], "a")], zero=True)
 
 
 def test_a_long_line_keeps_its_range_and_not_its_points() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from tubelet.backbones import Model, create_model, save_model
-from tubelet.pipeline.checkpoints.state import WEIGHTS_FILE, Clip, State, checksum
+from tubelet.datasets import checksum
+from tubelet.pipeline.checkpoints.state import WEIGHTS_FILE, Clip, State
 from tubelet.video import encode_video
 
 
@@ -24,8 +25,8 @@ def tiny(classes: int = 4, seed: int = 0) -> Model:
 def save_run(model: Model, folder: Path, classes: Sequence[str] = ("a", "b", "c", "d")) -> Path:
     """A checkpoint of `model` as training writes it, as far as its weights and what they are go."""
     save_model(model, folder)
-    clip = Clip(model.clip.frames, model.clip.stride, model.clip.size, "dense")
-    state = State(1, 0, 0, model.config, list(classes), clip, files={WEIGHTS_FILE: checksum(folder / WEIGHTS_FILE)})
+    files = {WEIGHTS_FILE: checksum(folder / WEIGHTS_FILE)}
+    state = State(1, 0, 0, model.config, list(classes), Clip.of(model.clip), files=files)
     (folder / "checkpoint.json").write_text(json.dumps(asdict(state)))
     return folder
 

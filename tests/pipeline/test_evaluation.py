@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from tubelet.backbones import create_model
 from tubelet.datasets import ClipSettings, ShardedSplit
 from tubelet.pipeline.cluster.distributed import World
+from tubelet.pipeline.config import parse_views
 from tubelet.pipeline.errors import ConfigError
 from tubelet.pipeline.evaluation.comparing import compared, paired_interval
 from tubelet.pipeline.evaluation.confusion import confusion, most_confused, neighbours_first
-from tubelet.pipeline.evaluation.evaluate import parse_views
 from tubelet.pipeline.evaluation.metrics import VideoScores, metrics_of
 from tubelet.pipeline.evaluation.progress import Progress
 from tubelet.pipeline.evaluation.results import Results, read_results, write_table
@@ -34,7 +34,7 @@ def test_views(text: str, views: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("text", ["0x3", "4x2", "4x0", "x3", "4", "4x3x1", "-1x3", "four"])
 def test_views_that_make_no_sense(text: str) -> None:
-    with pytest.raises(ConfigError, match=f"--views {text}: give temporal x spatial"):
+    with pytest.raises(ValueError, match="views are temporal x spatial, such as 4x3"):
         parse_views(text)
 
 
@@ -59,9 +59,14 @@ def same(one: Scored, other: Scored) -> bool:
     )
 
 
-def test_each_video_is_scored_once_and_alike_by_any_ranks(dataset: Path) -> None:
-    split = ShardedSplit(dataset, "train")  # 16 videos, 3 a batch
-    whole = scorer_of(split).score()
+@pytest.fixture(scope="module")
+def whole(dataset: Path) -> Scored:
+    """16 videos, 3 a batch, by one rank."""
+    return scorer_of(ShardedSplit(dataset, "train")).score()
+
+
+def test_each_video_is_scored_once_and_alike_by_any_ranks(dataset: Path, whole: Scored) -> None:
+    split = ShardedSplit(dataset, "train")
     assert whole.videos.index.tolist() == list(range(len(split)))
     parts = [scorer_of(split, rank, 4).score() for rank in range(4)]
     assert sum(len(part.videos.index) for part in parts) == len(split)
@@ -76,9 +81,8 @@ def test_logits_may_be_averaged_instead(dataset: Path) -> None:
     assert not np.allclose(raw.videos.scores.sum(1), 1, atol=1e-2)
 
 
-def test_what_is_done_is_not_done_again(dataset: Path, tmp_path: Path) -> None:
+def test_what_is_done_is_not_done_again(dataset: Path, whole: Scored, tmp_path: Path) -> None:
     split, about = ShardedSplit(dataset, "train"), {"weights": "a"}
-    straight = scorer_of(split).score()
 
     def killed(progress: Progress, after: int):
         def keep(number: int, part: Scored) -> None:
@@ -102,7 +106,7 @@ def test_what_is_done_is_not_done_again(dataset: Path, tmp_path: Path) -> None:
     with again:
         went_on = scorer_of(split).score(again.done, lambda number, part: scored.append(number))
     assert scored == [2, 3, 4, 5]
-    assert same(went_on, straight)
+    assert same(went_on, whole)
     assert not Progress(tmp_path / "r.json", {"weights": "b"}, world).done, "of other weights"
     again.finish()
     assert not list(tmp_path.iterdir())

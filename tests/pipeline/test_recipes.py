@@ -82,6 +82,10 @@ def test_the_header_says_what_the_recipe_does(name: str) -> None:
     assert fields.keys() >= FIELDS
     assert numbers(fields["clip"]) == [config.model.frames, config.model.stride, config.model.size]
     assert (config.data.sampling == "segments") == ("segments" in fields["clip"])
+    if name in PUBLISHED:
+        temporal, spatial, size = numbers(fields["views"])
+        assert config.run.views == f"{temporal:g}x{spatial:g}"
+        assert (config.run.view_size or config.model.size) == size
     weights = fields["weights"].split()[0]
     assert (str(config.model.weights) if config.model.weights else "none") == weights
     if weights != "none":

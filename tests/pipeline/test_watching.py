@@ -128,7 +128,17 @@ def test_what_bound_a_run_is_said() -> None:
         "bound by data (computing 35%, data 60%, communication 5% of a step of 100 ms); "
         "slowest: rank 1 on a, by 7 ms a step"
     )
-    assert peak_flops(torch.device("cpu"), "fp32") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"), [("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA L40", None)]
+)
+def test_what_a_device_can_do_goes_by_its_whole_name(
+    name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda"), "bf16") == peak
+    assert peak_flops(torch.device("cpu"), "bf16") is None
 
 
 def test_a_process_that_hears_nothing_ends_with_a_word(tmp_path: Path) -> None:
