@@ -16,8 +16,9 @@ from tqdm import tqdm
 from tubelet.backbones import Model
 from tubelet.video import Box, Windows, open_video, spatial_boxes
 
+from ..checkpoints.trained import Trained, load_network
 from ..config import Count, Positive
-from ..embedding.network import Trained, load_network, windows_for
+from ..embedding.network import windows_for
 from ..errors import ConfigError
 from ..files import whole
 from ..inputs.clips import ClipInput
