@@ -76,7 +76,8 @@ class C3D(VGG):
 
     def embed(self, clip: Tensor) -> Tensor:
         """What fc7 makes of the last feature map: (B, num_features)."""
-        return self.classifier(self.forward_features(clip).flatten(1))
+        # Contiguous first: what a tracer takes for a view of channels-last memory, another device may not have as one.
+        return self.classifier(self.forward_features(clip).contiguous().flatten(1))
 
 
 def _rule(pools: Sequence[int], pool_times: Sequence[int], last_padding: int, how: How) -> Rule:

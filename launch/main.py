@@ -37,6 +37,7 @@ COMMANDS = {
     "search": "the nearest of embedded clips to a video",
     "probe": "how well embeddings tell the classes apart: linear probe and nearest neighbours",
     "models": "the table of models with parameters and GMACs, or of published weights",
+    "export": "a trained model as checked weights, .pt2 or ONNX, with a model card; to the Hugging Face Hub",
     "convert": "published weights of any format as model.safetensors and config.json",
     "doctor": "versions, accelerators and decoders found, what is missing and how to get it",
     "demo": "make the demo set: encoded videos that only time tells apart",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tubelet.backbones import Model, create_published, fetch, load_model, meant_by
+from tubelet.backbones import Model, create_published, fetch, load_model, meant_by, model_folder
 from tubelet.video import Windows
 
 from ..checkpoints.finding import load_trained
@@ -33,15 +33,17 @@ class Trained:
 
 
 def load_network(source: str | Path | None) -> Trained:
-    """The network of a training run or of one checkpoint in it, of a folder that `tubelet convert` wrote, or of the id
-    of published weights; in evaluation mode on the CPU. Raises RunError and WeightsError where there is none."""
-    folder = Path(source) if source is not None else None
+    """The network of a training run or of one checkpoint in it, of a folder that `tubelet export` or `tubelet convert`
+    wrote, here or on the Hugging Face Hub ("hf-hub:owner/name"), or of the id of published weights; in evaluation mode
+    on the CPU. Raises RunError and WeightsError where there is none."""
+    folder = model_folder(source) if source is not None else None
     if source is not None and meant_by(source) is not None:
         model, file = create_published(str(source)), fetch(str(source))
         return Trained(model.eval(), _own_clip(model), None, checksum(file), str(source))
     if folder is not None and (folder / "config.json").is_file() and not (folder / STATE_FILE).is_file():
         model = load_model(folder)
-        return Trained(model.eval(), _own_clip(model), None, checksum(folder / WEIGHTS_FILE), str(folder))
+        sha256 = checksum(folder / WEIGHTS_FILE)
+        return Trained(model.eval(), _own_clip(model), model.classes, sha256, str(source), model.multilabel)
     model, state, checkpoint = load_trained(folder)
     if not state.classes:
         raise RunError(f"{checkpoint / STATE_FILE}: names no classes. Choose another checkpoint with --checkpoint")

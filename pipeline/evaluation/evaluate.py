@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tubelet.backbones import is_on_hub, meant_by
 from tubelet.datasets import ClipSettings, DataError, ShardedSplit, start_forkserver
 
-from ..checkpoints.finding import load_trained
-from ..checkpoints.state import WEIGHTS_FILE, State
 from ..cluster.distributed import join, naming_lost_ranks
 from ..config import Count, Natural, Positive, Precision
+from ..embedding.network import Trained, load_network, names_of
 from ..errors import ConfigError
 from ..files import write_json
 from ..pictures.confusion import draw_confusion
@@ -31,7 +31,8 @@ _PRINTED = 5  # pairs, or classes
 @dataclass(frozen=True)
 class EvaluateConfig:
     checkpoint: Path | None = None
-    """Folder of a training run (its best checkpoint is taken), or one checkpoint in it."""
+    """Folder of a training run (its best checkpoint is taken), one checkpoint in it, a folder that `tubelet export` or
+    `tubelet convert` wrote, hf-hub:OWNER/NAME for such a folder on the Hub, or the id of published weights."""
     data: str | None = None
     """Folder that `tubelet prepare` made, here or at a URL; or tars of any origin by name, with {000..012} and *; or
     `pipe:` and a command that puts out a tar."""
@@ -56,7 +57,7 @@ class EvaluateConfig:
     """Seconds a worker has for a clip; a decoder that takes longer is ended, and its video is not counted."""
     out: Path | None = None
     """JSON file for the results, with a .parquet of each video and a .png of the confusion matrix beside it (default:
-    evaluation-<split>-<views>.json in the checkpoint's folder)."""
+    evaluation-<split>-<views>.json in the checkpoint's folder, if it is one)."""
     against: Path | None = None
     """The JSON file of another evaluation on the same videos, to compare with."""
     timeout: Positive = 1800.0
@@ -82,28 +83,30 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     Raises ConfigError for what does not fit, and for results that cannot be written, DataError where no video is read.
     """
     asked = parse_views(config.views) if config.views else None
+    if config.out is None and config.checkpoint is not None and _is_elsewhere(config.checkpoint):
+        raise ConfigError(f"--out: name the file for the results, since {config.checkpoint} is no folder")
     if config.out is not None and config.out.suffix != ".json":
         raise ConfigError(f"--out {config.out}: give a file that ends in .json")
     if config.workers != 0:
         start_forkserver()
-    model, state, checkpoint = load_trained(config.checkpoint)
+    trained = load_network(config.checkpoint)
     if config.data is None:
         raise DataError("nothing to evaluate on. --data takes a folder that `tubelet prepare` made, or tars")
     split = ShardedSplit(config.data, config.split, config.cache)
-    check_classes(split, state.classes, checkpoint)
+    check_classes(split, names_of(trained.classes or split.classes, trained), trained.source)
     other = None if config.against is None else read_results(config.against)
     if other is not None:
         check_comparable(config.split, [split.key(number) for number in range(len(split))], other, str(config.against))
     world = join(config.timeout)
-    views = asked or model.clip.views
+    views = asked or trained.model.clip.views
     shape = "x".join(map(str, views))
-    settings = ClipSettings(**asdict(state.clip), decoder=config.decoder, deadline=config.clip_deadline)
+    settings = ClipSettings(**asdict(trained.clip), decoder=config.decoder, deadline=config.clip_deadline)
     workers = world.default_workers() if config.workers is None else config.workers
-    model = model.to(world.device)
+    model = trained.model.to(world.device)
     batch, precision = config.batch_size, config.precision
     scorer = Scorer(model, split, settings, views, world, batch, workers, precision, config.average)
-    about = _about(config, shape, state, checkpoint, split)
-    out = config.out or checkpoint / f"evaluation-{config.split}-{shape}.json"
+    about = _about(config, shape, trained, split)
+    out = config.out or Path(trained.source) / f"evaluation-{config.split}-{shape}.json"
     with Progress(out, {**about, "batch_size": batch, "dataset": split.card.fingerprint()}, world) as progress:
         if world.is_main and progress.done:
             print(f"{progress.folder}: going on, {len(progress.done)} batches are scored already", flush=True)
@@ -115,13 +118,17 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     return metrics
 
 
-def _about(config: EvaluateConfig, views: str, state: State, checkpoint: Path, split: ShardedSplit) -> dict[str, Any]:
+def _is_elsewhere(checkpoint: Path) -> bool:
+    return is_on_hub(checkpoint) or meant_by(checkpoint) is not None
+
+
+def _about(config: EvaluateConfig, views: str, trained: Trained, split: ShardedSplit) -> dict[str, Any]:
     """What scores depend on, and what they are of."""
     return {
-        "checkpoint": str(checkpoint),
-        "weights_sha256": state.files[WEIGHTS_FILE],
-        "model": state.model,
-        "clip": asdict(state.clip),
+        "checkpoint": trained.source,
+        "weights_sha256": trained.sha256,
+        "model": trained.model.config,
+        "clip": asdict(trained.clip),
         "data": config.data,
         "split": config.split,
         "views": views,
@@ -166,7 +173,7 @@ def _write(metrics: Metrics, results: Results, other: Results | None, against: P
     )
 
 
-def check_classes(split: ShardedSplit, classes: list[str], checkpoint: Path) -> None:
+def check_classes(split: ShardedSplit, classes: list[str], checkpoint: str | Path) -> None:
     """Raises ConfigError unless the data has the classes, in the order, that the checkpoint was trained on, and
     DataError unless each video has one of them, or as many as the dataset is made for."""
     if not split.card.multilabel:
