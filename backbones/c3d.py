@@ -76,8 +76,9 @@ class C3D(VGG):
 
     def embed(self, clip: Tensor) -> Tensor:
         """What fc7 makes of the last feature map: (B, num_features)."""
-        # Contiguous first: what a tracer takes for a view of channels-last memory, another device may not have as one.
-        return self.classifier(self.forward_features(clip).contiguous().flatten(1))
+        # The copy that flattening takes anyway, told so: a tracer may else take it for a view, which it is not elsewhere.
+        features = self.forward_features(clip).clone(memory_format=torch.contiguous_format)
+        return self.classifier(features.flatten(1))
 
 
 def _rule(pools: Sequence[int], pool_times: Sequence[int], last_padding: int, how: How) -> Rule:

@@ -132,10 +132,12 @@ def _told(file: Path) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        cause = lines[-1] if lines and "Exception summary" in str(error) else (lines or [""])[0]
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        cause = (str(first).strip() or "it does not say why").splitlines()[0]
         raise RunError(
-            f"{file.name}: this network cannot be exported so ({type(error).__name__}: {cause}). Nothing was written; "
+            f"{file.name}: this network cannot be exported so ({type(first).__name__}: {cause}). Nothing was written; "
             "another --format may do"
         ) from error
 
