@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from .c3d_weights import C3D_WEIGHTS
@@ -76,7 +77,7 @@ class C3D(VGG):
 
     def embed(self, clip: Tensor) -> Tensor:
         """What fc7 makes of the last feature map: (B, num_features)."""
-        # The copy that flattening takes anyway, told so: a tracer may else take it for a view, which it is not elsewhere.
+        # The copy that flattening takes anyway, made plain: a tracer may take it for a view, which it is not everywhere.
         features = self.forward_features(clip).clone(memory_format=torch.contiguous_format)
         return self.classifier(features.flatten(1))
 
