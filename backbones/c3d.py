@@ -77,7 +77,7 @@ class C3D(VGG):
 
     def embed(self, clip: Tensor) -> Tensor:
         """What fc7 makes of the last feature map: (B, num_features)."""
-        # The copy that flattening takes anyway, made plain: a tracer may take it for a view, which it is not everywhere.
+        # The copy that flattening takes anyway, made plain: a tracer may take it for a view, as it is not everywhere.
         features = self.forward_features(clip).clone(memory_format=torch.contiguous_format)
         return self.classifier(features.flatten(1))
 

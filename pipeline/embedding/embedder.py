@@ -21,7 +21,7 @@ _BATCH = 8
 
 
 class Embedder:
-    """The network of a training run (its best checkpoint), of a folder that `tubelet export` or `tubelet convert` wrote,
+    """The network of a training run (its best checkpoint), of a folder that `tubelet export` or `convert` wrote,
     here or on the Hub ("hf-hub:owner/name"), or of the id of published weights, with the frames, the crop and the
     normalisation that its weights were trained on.
 
