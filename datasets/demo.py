@@ -8,10 +8,8 @@ guesses right every second time.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +23,7 @@ from tqdm import tqdm
 from tubelet.video import encode_video
 
 from .errors import DataError
+from .processes.parallel import process_pool
 
 # (forwards, backwards) by scene
 PAIRS = {
@@ -80,9 +79,8 @@ def make_demo(config: DemoConfig) -> Path:
     shutil.rmtree(unfinished, ignore_errors=True)
     for label in (label for scene in scenes for label in PAIRS[scene]):
         (unfinished / label).mkdir(parents=True)
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with context.Pool(config.workers or os.cpu_count()) as pool:
-        made = pool.imap_unordered(partial(_make_video, unfinished, config.seed), jobs, chunksize=8)
+    with process_pool(config.workers or os.cpu_count() or 1) as pool:
+        made = pool.map(partial(_make_video, unfinished, config.seed), jobs, chunksize=8).result()
         for _ in tqdm(made, "encoding", len(jobs), unit=" videos", disable=None):
             pass
     if config.out.exists():

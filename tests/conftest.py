@@ -70,7 +70,7 @@ class Started:
                 command, cwd=cwd, stdout=handle, stderr=subprocess.STDOUT, env=env, start_new_session=True
             )
 
-    def wait(self, timeout: float) -> Finished:
+    def wait(self, timeout: float = 240) -> Finished:
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -106,8 +106,8 @@ def start(tmp_path: Path):
 def tubelet(start):
     """Runs a command of ours to its end: tubelet("prepare", "--videos", ...)."""
 
-    def run(*words: object, timeout: float = 120, **env: str) -> Finished:
-        return start("tubelet", *words, **env).wait(timeout)
+    def run(*words: object, **env: str) -> Finished:
+        return start("tubelet", *words, **env).wait()
 
     return run
 

@@ -86,6 +86,17 @@ def test_hugging_face_datasets_is_found_from_the_root(first: str) -> None:
     assert run.stdout.strip().endswith("both found"), run.stderr
 
 
+def test_commands_start_without_what_they_may_not_need() -> None:
+    """The compiler and torchvision would double the time that every command takes to start."""
+    code = (
+        "import sys, tubelet.pipeline.training.train, tubelet.pipeline.evaluation.evaluate\n"
+        "import tubelet.pipeline.embedding.embed\n"
+        "print({'torch._dynamo', 'torchvision', 'deepspeed'} & sys.modules.keys())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.stdout.strip() == "set()", run.stdout + run.stderr
+
+
 @pytest.mark.slow
 def test_a_plain_install_works_outside_the_checkout(tmp_path: Path) -> None:
     """`pip install .`, not editable: all packages, recipes and scripts are in the wheel."""

@@ -37,7 +37,8 @@ from tubelet.pipeline.training.schedule import learning_rate
 CPU = torch.device("cpu")
 # Of the recipe's ten epochs: the slowest model is above 85 % after five.
 EPOCHS = 6
-# A guess between the two classes of a pair gives 50 %.
+# A guess between the two classes of a pair gives 50 %, however long one trains; those that see are far above by then.
+BLIND_EPOCHS = 3
 BLIND = [("c2d_r50_tiny", {}), ("timesformer_tiny", {"attention": "space"})]
 SIGHTED = [(name, {}) for name in list_models("*_tiny") if (name, {}) not in BLIND]
 
@@ -79,7 +80,7 @@ def clips(shards: Path) -> Clips:
     return Clips(recipe, batches, train.classes, order.steps_per_epoch, seen, labels)
 
 
-def top1_after_training(model: Model, clips: Clips, enough: float = 1.0) -> float:
+def top1_after_training(model: Model, clips: Clips, enough: float = 1.0, epochs: int = EPOCHS) -> float:
     """Train as the recipe says; the share of held-out videos that the mean over three crops puts first.
 
     From the second epoch on, training ends after one that brings more than `enough`.
@@ -88,7 +89,7 @@ def top1_after_training(model: Model, clips: Clips, enough: float = 1.0) -> floa
     optim, augment = clips.recipe.optim, clips.recipe.augment
     inputs = TrainInput(model.clip, CPU, "fp32", augment, Mirroring.of(clips.classes, augment.flip_pairs))
     optimizer = torch.optim.AdamW(parameter_groups(model, optim), betas=optim.betas)
-    for step, batch in enumerate(clips.batches):
+    for step, batch in enumerate(clips.batches[: epochs * clips.steps_per_epoch]):
         epoch, begins = divmod(step, clips.steps_per_epoch)
         if not begins and epoch >= 2 and enough < 1.0 and (found := top1(model, inputs, clips)) > enough:
             return found
@@ -124,4 +125,4 @@ def test_tiny_models_learn_the_order_of_frames(name: str, arguments: dict, clips
 @pytest.mark.parametrize(("name", "arguments"), BLIND, ids=[name for name, _ in BLIND])
 def test_models_that_average_frames_do_not(name: str, arguments: dict, clips: Clips) -> None:
     torch.manual_seed(0)
-    assert top1_after_training(create_model(name, **arguments), clips) < 0.6
+    assert top1_after_training(create_model(name, **arguments), clips, epochs=BLIND_EPOCHS) < 0.6

@@ -119,11 +119,14 @@ def windows_over(
     shift = tuple(0 if side <= w else s for side, w, s in zip(grid, window, shift, strict=True))
     arguments = (grid, tuple(window), shift, shrink, pad_last, x.device)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        return _constant_windows(*arguments)
+        # Imports the compiler, whose two seconds only those who compile should pay.
+        from .constants import constant_windows
+
+        return constant_windows(*arguments)
     if torch.compiler.is_exporting() or type(x) not in (Tensor, nn.Parameter):
         return _windows(*arguments)  # fake tensors of a tracer must not be kept
     with torch.inference_mode(False):  # what is kept must serve training as well
-        return _kept_windows(*arguments)
+        return kept_windows(*arguments)
 
 
 def relative_positions(window: Sequence[int], device: torch.device | None = None) -> Tensor:
@@ -199,7 +202,8 @@ def _windows(
     if len(tokens) == length:
         return Windows(tokens, _inverse(tokens, length), None, tuple(masks), pairs)
     empty = tokens == length
-    filled = empty.to(torch.uint8).argsort(stable=True)[:length]
+    rank = torch.where(empty, length, (~empty).cumsum(0) - 1)
+    filled = _inverse(rank, length + 1)[:length]
     order, padding = tokens[filled], Padding(_inverse(filled, len(tokens)), empty[:, None], filled)
     return Windows(order, _inverse(order, length), padding, tuple(masks), pairs)
 
@@ -210,14 +214,7 @@ def _inverse(index: Tensor, length: int) -> Tensor:
     return torch.zeros(length, dtype=torch.int64, device=index.device).scatter(0, index, places)
 
 
-_kept_windows = lru_cache(maxsize=32)(_windows)
-
-
-@torch.compiler.assume_constant_result
-def _constant_windows(*arguments: Any) -> Windows:
-    """What a compiled network takes as given: it would compute all of it anew for every channel of every token."""
-    with torch.inference_mode(False):
-        return _kept_windows(*arguments)
+kept_windows = lru_cache(maxsize=32)(_windows)
 
 
 def _masks(

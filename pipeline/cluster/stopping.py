@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,9 +26,18 @@ class Stopping:
             self._group = dist.new_group(backend="gloo")  # type: ignore[assignment]  # this rank is in it
         self._flag = torch.zeros(1)
         self._pending: dist.Work | None = None
+        self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1):
-                signal.signal(number, self._ask)
+                self._before[number] = signal.signal(number, self._ask)
+
+    def __enter__(self) -> Stopping:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """What goes on after the run ends at these signals again, and so do the processes it starts."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

@@ -34,6 +34,13 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, args=(min(1.0, limit / 4),), daemon=True)
         self._thread.start()
 
+    def __enter__(self) -> Watchdog:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._closed.set()
+        self._thread.join()
+
     def beat(self, what: str) -> None:
         """Something was done; `what` comes next."""
         with self._lock:
@@ -46,10 +53,6 @@ class Watchdog:
             self._what, self._until = what, time.monotonic() + max(PATIENT, self._limit)
         yield
         self.beat("the next step")
-
-    def close(self) -> None:
-        self._closed.set()
-        self._thread.join()
 
     def _watch(self, every: float) -> None:
         while not self._closed.wait(every):

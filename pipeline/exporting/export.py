@@ -19,7 +19,7 @@ from ..embedding.network import Trained, load_network
 from ..errors import ConfigError, RunError
 from ..files import sync_files, sync_folder
 from .card import about, model_card
-from .graphs import INPUT, OUTPUT, require_onnx, write_onnx, write_pt2
+from .graphs import INPUT, OUTPUT, require_onnx, traced, write_onnx, write_pt2
 from .hub import check_push, push
 
 Format = Literal["safetensors", "pt2", "onnx"]
@@ -87,9 +87,11 @@ def _write(trained: Trained, formats: tuple[Format, ...], folder: Path) -> Itera
         yield _same_weights(trained, folder)
     else:
         (folder / WEIGHTS_FILE).unlink()
-    for name, write in (("pt2", write_pt2), ("onnx", write_onnx)):
-        if name in formats:
-            apart = write(model, folder / f"model.{name}", metadata)
+    graphs = [(name, write) for name, write in (("pt2", write_pt2), ("onnx", write_onnx)) if name in formats]
+    if graphs:
+        program = traced(model)
+        for name, write in graphs:
+            apart = write(program, model, folder / f"model.{name}", metadata)
             yield f"model.{name}: the network's scores on random clips, 1 and 3 at once, to {apart:.1e} of the largest"
 
 

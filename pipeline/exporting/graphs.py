@@ -58,22 +58,32 @@ def require_onnx() -> None:
         raise ConfigError(f"--format onnx needs {' and '.join(missing)}: pip install 'tubelet[export]'")
 
 
-def write_pt2(model: Model, file: Path, metadata: Mapping[str, Any]) -> float:
-    """Writes `file` for `torch.export.load`, `metadata` as JSON in its extra file `METADATA`, and gives its difference
-    from the network, see `difference`. Raises RunError where it cannot be traced, or differs."""
-    program = _traced(model, file)
-    torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
-    return _checked(torch.export.load(file).module(), model, file)
+def traced(model: Model) -> torch.export.ExportedProgram:
+    """From frames to logits, for any number of clips. Raises RunError where tracing fails."""
+    clip = model.clip
+    frames = torch.zeros(_TRACED, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1)
+    with _quiet(), _told("graph"), torch.no_grad():
+        network = FromFrames(model).eval()
+        return torch.export.export(network, (frames,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
 
 
-def write_onnx(model: Model, file: Path, metadata: Mapping[str, Any]) -> float:
-    """Writes `file` for ONNX Runtime, `metadata` as JSON under its keys. Otherwise as `write_pt2`."""
-    traced = _traced(model, file)
-    with _quiet(), _told(file):
-        program = torch.onnx.export(traced, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT])
-        assert program is not None  # it is where dynamo is used
-        program.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
-        program.save(file)
+def write_pt2(program: torch.export.ExportedProgram, model: Model, file: Path, metadata: Mapping[str, Any]) -> float:
+    """Writes `program` for `torch.export.load`, `metadata` as JSON in its extra file `METADATA`, and gives its
+    difference from the network, see `difference`. Raises RunError where it cannot be written so, or differs."""
+    with _quiet(), _told(file.name):
+        torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+        graph = torch.export.load(file).module()
+    return _checked(graph, model, file)
+
+
+def write_onnx(program: torch.export.ExportedProgram, model: Model, file: Path, metadata: Mapping[str, Any]) -> float:
+    """Writes `program` for ONNX Runtime, `metadata` as JSON under its keys. Otherwise as `write_pt2`."""
+    with _quiet(), _told(file.name):
+        translated = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT])
+        assert translated is not None  # it is where dynamo is used
+        translated.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
+        translated.save(file)
     return _checked(_in_onnx_runtime(file), model, file)
 
 
@@ -97,7 +107,7 @@ def difference(graph: Graph, model: Model, seed: int = 0) -> float:
 
 
 def _checked(graph: Graph, model: Model, file: Path) -> float:
-    with _told(file):
+    with _told(file.name):
         share = difference(graph, model)
     if not share <= TOLERANCE:
         raise RunError(
@@ -107,25 +117,16 @@ def _checked(graph: Graph, model: Model, file: Path) -> float:
     return share
 
 
-def _traced(model: Model, file: Path) -> torch.export.ExportedProgram:
-    clip = model.clip
-    frames = torch.zeros(_TRACED, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8)
-    batch = torch.export.Dim("batch", min=1)
-    with _quiet(), _told(file), torch.no_grad():
-        network = FromFrames(model).eval()
-        return torch.export.export(network, (frames,), dynamic_shapes={INPUT: {0: batch}}, strict=False)
-
-
 def _in_onnx_runtime(file: Path) -> Graph:
     import onnxruntime
 
-    with _told(file):
+    with _told(file.name):
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return lambda frames: torch.from_numpy(session.run([OUTPUT], {INPUT: frames.numpy()})[0])
 
 
 @contextmanager
-def _told(file: Path) -> Iterator[None]:
+def _told(what: str) -> Iterator[None]:
     """Whatever the exporters raise (they have no error of their own in common) as one message."""
     try:
         yield
@@ -137,7 +138,7 @@ def _told(file: Path) -> Iterator[None]:
             first = first.__cause__
         cause = (str(first).strip() or "it does not say why").splitlines()[0]
         raise RunError(
-            f"{file.name}: this network cannot be exported so ({type(first).__name__}: {cause}). Nothing was written; "
+            f"{what}: this network cannot be exported so ({type(first).__name__}: {cause}). Nothing was written; "
             "another --format may do"
         ) from error
 

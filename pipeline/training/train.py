@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +66,12 @@ def train(config: TrainConfig) -> Path:
     Raises Stopped where it was asked to end and has saved; ConfigError, RunError, and whatever data, models and weights
     raise for what cannot be used.
     """
-    config = checked(config)
+    with ExitStack() as ends:
+        return _train(checked(config), ends)
+
+
+def _train(config: TrainConfig, ends: ExitStack) -> Path:
+    """`ends` closes what outlives a step, however the run ends: it may be called in a process that goes on."""
     if config.data.workers != 0:
         start_forkserver()
     quarantined = {} if config.data.quarantine is None else read_quarantine(config.data.quarantine)
@@ -88,8 +93,8 @@ def train(config: TrainConfig) -> Path:
     order = order_of(config, split, world)
     clips_at_a_time = order.batch * config.data.repeats
     checkpoints = open_run(run, config, world)
-    watchdog = Watchdog(world, system.timeout, run)
-    stopping = Stopping(world)
+    watchdog = ends.enter_context(Watchdog(world, system.timeout, run))
+    stopping = ends.enter_context(Stopping(world))
     flops, parameters = flops_of(model)
     model = convert_norms(model.to(world.device), system.batch_norm, world)
     deepspeed = deepspeed_json(optim, system, clips_at_a_time, parameters)
@@ -110,6 +115,7 @@ def train(config: TrainConfig) -> Path:
     settings = clip_settings(config)
     workers = world.default_workers() if config.data.workers is None else config.data.workers
     batches = train_batches(split, settings, order, state.position, world.rank, workers, config.data.bad_samples)
+    ends.callback(batches.close)
     faults = Faults(run, config.data.max_faults, world.is_main)
     batches.bar({key: faults.barred_from(epoch) for key, epoch in faults.known.items()})
     not_tried = batches.bar(dict.fromkeys(quarantined, 0))
@@ -196,7 +202,6 @@ def train(config: TrainConfig) -> Path:
         summary = summarise(meter, parameters, world)
         checkpoints.finish()
         failed = world.gather(checkpoints.failed)[0]
-    watchdog.close()
     if log is not None:
         if faults.known:
             log.say(f"{len(faults.known)} videos could not be read; {faults.file} names each and the cause")

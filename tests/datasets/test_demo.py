@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +47,13 @@ def test_a_folder_in_use_is_refused(videos: Path) -> None:
         make_demo(DemoConfig(out=videos, videos=4))
     with pytest.raises(DataError, match="--pairs 9"):
         make_demo(DemoConfig(out=videos / "new", pairs=9))
+
+
+@pytest.mark.timeout(60)
+def test_where_the_signal_to_end_is_ignored_it_ends_all_the_same(tmp_path: Path) -> None:
+    """Processes inherit what their parent does with a signal, and a pool that ends them with it would wait for ever."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        make_demo(DemoConfig(out=tmp_path / "videos", videos=2, workers=2, pairs=1))
+    finally:
+        signal.signal(signal.SIGTERM, before)

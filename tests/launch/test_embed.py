@@ -83,8 +83,8 @@ def test_half_an_hour_in_constant_memory(start, run: Path, tmp_path: Path) -> No
         out = tmp_path / f"e{minutes}"
         words = ("--checkpoint", run, "--data", video, "--every-seconds", 1, "--out", out, "--workers", 1)
         started = start("tubelet", "embed", *words)
-        peak = 0
-        while started.process.poll() is None:
+        peak, until = 0, time.monotonic() + 300
+        while started.process.poll() is None and time.monotonic() < until:
             peak = max(peak, _resident(started.process.pid))
             time.sleep(0.05)
         assert started.wait(1).code == 0, started.log.read_text()

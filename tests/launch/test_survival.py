@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from tubelet.pipeline.checkpoints.finding import named
 from tubelet.pipeline.checkpoints.state import TRAINING_FILE, read_state
 
+PATIENCE = 240  # seconds, on a machine that may have other work
+
 FORM = ("--model", "timesformer_tiny", "--epochs", 3, "--log-every", 1, "--save-steps", 1, "--workers", 1)
 
 
@@ -52,7 +54,7 @@ def ranks_of(run: Path) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def wait_for_step(run: Path, step: int, seconds: float = 90) -> None:
+def wait_for_step(run: Path, step: int, seconds: float = PATIENCE) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if (run / "log.jsonl").exists() and (run / "log.jsonl").read_text().count('"train"') >= step:
@@ -70,7 +72,7 @@ def test_asked_to_end_it_saves_and_goes_on_with_one_process(
     started = start(*two(free_port, dataset, run, "--zero-stage", 2, "--save-steps", 0, "--save-every", 3))
     wait_for_step(run, 2)
     os.kill(ranks_of(run)[1], signal.SIGTERM)
-    ended = started.wait(60)
+    ended = started.wait()
     assert "asked to end, the run has saved step" in ended.out, ended.out[-2000:]
     assert ended.code != 0
     first = read_state(named(run / "checkpoints", "latest"))
@@ -79,10 +81,10 @@ def test_asked_to_end_it_saves_and_goes_on_with_one_process(
     again = start(*alone, "--zero-stage", 0)
     wait_for_step(run, first.step + 2)
     again.process.send_signal(signal.SIGUSR1)
-    ended = again.wait(60)
+    ended = again.wait()
     assert ended.code == 75, ended.out[-2000:]
     second = read_state(named(run / "checkpoints", "latest"))
-    ended = start(*two(free_port, dataset, run, "--zero-stage", 1, "--resume", "auto")).wait(90)
+    ended = start(*two(free_port, dataset, run, "--zero-stage", 1, "--resume", "auto")).wait()
     assert ended.code == 0, ended.out[-2000:]
     # 16 videos, 4 or 2 a step: every sample of an epoch once, whoever took it.
     assert first.consumed == 4 * first.step % 16
@@ -100,14 +102,14 @@ def test_a_stuck_rank_does_not_hang_the_other(start, dataset: Path, tmp_path: Pa
     wait_for_step(run, 2)
     stuck = ranks_of(run)[1]
     os.kill(stuck, signal.SIGSTOP)
-    until = time.monotonic() + 40
+    until = time.monotonic() + PATIENCE
     while time.monotonic() < until and "has waited too long in" not in started.log.read_text():
         time.sleep(0.2)
     said = started.log.read_text()
     os.kill(stuck, signal.SIGKILL)
     assert "error: rank 0 on" in said, said[-2000:]
     assert "train.py" in (run / "stuck-rank-0.txt").read_text()
-    assert started.wait(40).code != 0
+    assert started.wait().code != 0
 
 
 @pytest.mark.slow
@@ -116,33 +118,42 @@ def test_a_dead_rank_ends_the_other_with_a_word(start, dataset: Path, tmp_path: 
     started = start(*two(free_port, dataset, run, "--epochs", 500))
     wait_for_step(run, 2)
     os.kill(ranks_of(run)[0], signal.SIGKILL)
-    ended = started.wait(40)
+    ended = started.wait()
     assert ended.code != 0
     assert "Traceback" not in ended.out.split("has lost another process")[0] or "rank 1" in ended.out, ended.out[-3000:]
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_model(start, dataset: Path, tmp_path: Path) -> None:
-    """SIGKILL in steps, saves and evaluations, as often as TUBELET_KILLS says."""
+    """SIGKILL in steps, saves and evaluations, as often as TUBELET_KILLS says: run after run, each to its end."""
     words = ("tubelet", "train", *FORM, "--batch-size", 4, "--data", dataset, "--resume", "auto", "--ema", 0.9)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(*words, "--out", whole).wait(90).code == 0
-    chance = random.Random(0)
-    for _ in range(int(os.environ.get("TUBELET_KILLS", "3"))):
-        began, step = time.monotonic(), len(losses(killed)) if (killed / "log.jsonl").exists() else 0
-        started = start(*words, "--out", killed)
-        if step < 10:
-            while time.monotonic() < began + 60 and not (killed / "log.jsonl").exists():
-                time.sleep(0.05)
-            time.sleep(chance.uniform(0, 1.5))
-        started.kill()
-    ended = start(*words, "--out", killed).wait(90)
-    assert ended.code == 0, ended.out[-2000:]
-    assert losses(killed) == losses(whole)
-    one, other = (load_file(named(run / "checkpoints", "latest") / TRAINING_FILE) for run in (whole, killed))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    assert not list((killed / "checkpoints").glob("unfinished-*"))
+    whole = tmp_path / "whole"
+    assert start(*words, "--out", whole).wait().code == 0
+    chance, kills, runs = random.Random(0), int(os.environ.get("TUBELET_KILLS", "3")), 0
+    while kills:
+        run, runs = tmp_path / f"killed-{runs}", runs + 1
+        while kills and killed_after_a_step(start(*words, "--out", run), run / "log.jsonl", chance.uniform(0, 0.8)):
+            kills -= 1
+        ended = start(*words, "--out", run).wait()
+        assert ended.code == 0, ended.out[-2000:]
+        assert losses(run) == losses(whole)
+        one, other = (load_file(named(each / "checkpoints", "latest") / TRAINING_FILE) for each in (run, whole))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+        assert not list((run / "checkpoints").glob("unfinished-*"))
+
+
+def killed_after_a_step(started, log: Path, seconds: float) -> bool:
+    """SIGKILL so long after the first step that it has logged; False where it came to its end before."""
+    before, until = log.stat().st_size if log.exists() else 0, time.monotonic() + PATIENCE
+    while started.process.poll() is None and not (log.exists() and log.stat().st_size > before):
+        assert time.monotonic() < until, started.log.read_text()[-2000:]
+        time.sleep(0.01)
+    time.sleep(seconds)
+    if started.process.poll() is not None:
+        return False
+    started.kill()
+    return True
 
 
 @pytest.fixture
@@ -192,17 +203,17 @@ def test_two_machines(start, dataset: Path, tmp_path: Path, free_port: int, mach
     started = both("--timeout", 10, "--epochs", 500, "--save-every", 500)
     wait_for_step(run, 3)
     subprocess.run(["ip", "-n", machines[1], "link", "set", "eth0", "down"], check=True)
-    ended = [one.wait(60) for one in started]
+    ended = [one.wait() for one in started]
     assert all(one.code for one in ended)
     assert any("has waited too long in" in one.out for one in ended), "\n\n".join(one.out[-3000:] for one in ended)
     cut = max(losses(run))
     subprocess.run(["ip", "-n", machines[1], "link", "set", "eth0", "up"], check=True)
     for one in both("--resume", "auto"):
-        ended = one.wait(90)
+        ended = one.wait()
         assert ended.code == 0, ended.out[-2000:]
     assert max(losses(run)) >= cut
     beside = tmp_path / "beside"
-    assert start(*two(free_port, dataset, beside)).wait(90).code == 0
+    assert start(*two(free_port, dataset, beside)).wait().code == 0
     common = losses(run).keys() & losses(beside).keys()
     assert {1, 2, 3} <= common
     first = [step for step in common if step <= 3]

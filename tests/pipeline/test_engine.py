@@ -114,6 +114,7 @@ def test_a_loss_that_is_no_number_changes_nothing(world: World, stage: int) -> N
 
 @pytest.mark.slow
 def test_compiled_it_learns_the_same_under_the_same_names(world: World) -> None:
+    torch.compiler.reset()  # what other tests compiled makes shapes dynamic here
     plain, compiled = SystemConfig(), SystemConfig(compile=True)
     engine = engine_of(world, OPTIM, compiled, depth=2)
     losses = train(engine, OPTIM, compiled, 2)

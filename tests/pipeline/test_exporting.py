@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 import yaml
@@ -15,7 +16,7 @@ from torch import nn
 sys.path.append(str(Path(__file__).parent))
 from embedding_tools import save_run, tiny
 
-from tubelet.backbones import Model, WeightsError, create_model, list_models, load_model, save_model
+from tubelet.backbones import Model, WeightsError, create_model, list_models, load_model, model_entry, save_model
 from tubelet.datasets import Card, DataError
 from tubelet.datasets.shards.card import Split, write_card
 from tubelet.pipeline.embedding.network import load_network
@@ -23,7 +24,7 @@ from tubelet.pipeline.errors import ConfigError, RunError
 from tubelet.pipeline.exporting import export as exporting
 from tubelet.pipeline.exporting import graphs
 from tubelet.pipeline.exporting.export import ExportConfig, export
-from tubelet.pipeline.exporting.graphs import METADATA, TOLERANCE, difference, write_onnx, write_pt2
+from tubelet.pipeline.exporting.graphs import METADATA, TOLERANCE, difference, traced, write_onnx, write_pt2
 from tubelet.video import normalize
 
 CLASSES = ["left | right", "b", "c", "d"]
@@ -36,14 +37,21 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "vivit_tiny": {"depth": 1, "temporal_depth": 1},
     "xvit_tiny": {"depth": 1},
 }
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
+PROGRAMS: list[tuple[str, dict[str, Any]]] = [
+    ("csn_tiny", {}),
+    ("i3d_tiny", {}),
+    ("p3d_tiny", {}),
+    ("r2plus1d_tiny", {}),
+    ("r3d_tiny", {}),
     ("timesformer_tiny", {"attention": "joint"}),
-    ("timesformer_tiny", {"attention": "space"}),
-    ("uniformer_tiny", {"attention": "split"}),
-    ("video_swin_tiny", {"window": (3, 3, 3)}),  # which does not divide the grid
-    ("vivit_tiny", {"variant": "joint"}),
+    ("vivit_tiny", {}),
     ("vivit_tiny", {"variant": "factorised_attention"}),
     ("vivit_tiny", {"variant": "factorised_heads"}),
+]
+BOTH: list[tuple[str, dict[str, Any]]] = [
+    ("c3d_tiny", {}),
+    ("uniformer_tiny", {"attention": "split"}),
+    ("video_swin_tiny", {"window": (3, 3, 3)}),  # which does not divide the grid
     ("xvit_tiny", {"head": "temporal"}),
 ]
 
@@ -172,23 +180,25 @@ def test_a_program_for_any_number_of_clips(run: Path, tmp_path: Path) -> None:
         load_model(tmp_path / "out")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list_models("*_tiny"))
-def test_each_network_as_a_program(name: str, tmp_path: Path) -> None:
-    assert write_pt2(network(name), tmp_path / "model.pt2", {}) <= TOLERANCE
+def test_each_family_is_among_them() -> None:
+    tried = {model_entry(name).build for name, _ in (*PROGRAMS, *BOTH)}
+    assert {model_entry(name).build for name in list_models()} <= tried
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "changes"), VARIANTS)
-def test_each_variant_as_a_program(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
-    assert write_pt2(network(name, **changes), tmp_path / "model.pt2", {}) <= TOLERANCE
+@pytest.mark.parametrize(("name", "changes"), PROGRAMS)
+def test_families_as_programs(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = network(name, **changes)
+    assert write_pt2(traced(model), model, tmp_path / "model.pt2", {}) <= TOLERANCE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["c3d_tiny", "timesformer_tiny", "uniformer_tiny", "video_swin_tiny", "xvit_tiny"])
-def test_families_as_onnx(name: str, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    assert write_onnx(network(name), tmp_path / "model.onnx", {"classes": CLASSES}) <= TOLERANCE
+@pytest.mark.parametrize(("name", "changes"), BOTH)
+def test_families_as_onnx_too(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = network(name, **changes)
+    program = traced(model)
+    assert write_pt2(program, model, tmp_path / "model.pt2", {}) <= TOLERANCE
+    assert write_onnx(program, model, tmp_path / "model.onnx", {"classes": CLASSES}) <= TOLERANCE
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == CLASSES
     (frames,), (logits,) = session.get_inputs(), session.get_outputs()
@@ -231,9 +241,7 @@ def test_a_network_that_cannot_be_traced(run: Path, tmp_path: Path, monkeypatch:
             return frames if frames.sum().item() > 0 else frames[:1]
 
     monkeypatch.setattr(graphs, "FromFrames", Fickle)
-    with pytest.raises(
-        RunError, match=r"model\.pt2: this network cannot be exported so \(.+: .+\)\. Nothing was written"
-    ):
+    with pytest.raises(RunError, match=r"graph: this network cannot be exported so \(.+: .+\)\. Nothing was written"):
         exported(run, tmp_path / "out", format=("pt2",))
     assert not list(tmp_path.iterdir())
 
