@@ -50,6 +50,7 @@ PROGRAMS: list[tuple[str, dict[str, Any]]] = [
 ]
 BOTH: list[tuple[str, dict[str, Any]]] = [
     ("c3d_tiny", {}),
+    ("timesformer_tiny", {}),
     ("uniformer_tiny", {}),
     ("video_swin_tiny", {"window": (3, 3, 3)}),  # which does not divide the grid
     ("xvit_tiny", {"head": "temporal"}),
