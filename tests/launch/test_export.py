@@ -48,7 +48,7 @@ def test_an_exported_folder_is_evaluated_to_the_same_scores(checkpoint: Path, da
 @pytest.mark.slow
 def test_the_command(tubelet, tmp_path: Path) -> None:
     run = save_run(tiny(), tmp_path / "run")
-    done = tubelet("export", "--checkpoint", run, "--out", tmp_path / "out", "--format", "pt2", timeout=300)
+    done = tubelet("export", "--checkpoint", run, "--out", tmp_path / "out", "--format", "pt2")
     assert done.code == 0, done.out
     assert "model.pt2: the network's scores on random clips" in done.out
     assert "Warning" not in done.out
