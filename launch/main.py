@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,21 +46,42 @@ COMMANDS = {
 
 Config = TypeVar("Config")
 
+_PATIENCE = 10.0  # seconds
+
 REQUEUE = 75
 """Exit code of a run that was asked to end, has saved, and wants to go on: EX_TEMPFAIL of sysexits.h."""
 
 
 def parse(schema: type[Config], command: str, description: str, argv: Sequence[str], default: Any = None) -> Config:
-    """`argv` as the dataclass `schema`. An unknown argument ends the program with its nearest neighbours; a value out
-    of range is a ConfigError."""
+    """`argv` as the dataclass `schema`; `none` takes away the value of an argument that may be left out. An unknown
+    argument ends the program with its nearest neighbours; a value out of range is a ConfigError."""
     import tyro
 
     from tubelet.pipeline.config import in_range
 
     settings = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     name = f"tubelet {command}"
-    config = tyro.cli(schema, prog=name, description=description, args=list(argv), default=default, config=settings)
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_none)
+    with registry:
+        config = tyro.cli(schema, prog=name, description=description, args=list(argv), default=default, config=settings)
     return in_range(config, name)
+
+
+def _none(argument: Any) -> Any:
+    """tyro's rule for None, which is `none` here as in recipes' headers and in the help."""
+    import tyro
+
+    if argument.type is not type(None):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="none",
+        choices=("none",),
+        instance_from_str=lambda words: None,
+        is_instance=lambda value: value is None,
+        str_from_instance=lambda value: ["none"],
+    )
 
 
 def start(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> None:
@@ -79,6 +101,7 @@ def start(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None
             _leave(REQUEUE)
         if _is_for_the_user(error):
             rank = os.environ.get("RANK", "0")
+            _let_the_first_speak(error)
             print(f"error{f' on rank {rank}' if rank != '0' else ''}: {error}", file=sys.stderr)
         else:
             traceback.print_exception(error)
@@ -94,6 +117,15 @@ def _is_for_the_user(error: Exception) -> bool:
     from tubelet.video import VideoError
 
     return isinstance(error, ConfigError | DataError | OSError | RunError | UnknownModel | VideoError | WeightsError)
+
+
+def _let_the_first_speak(error: Exception) -> None:
+    """All processes of a machine find the same fault in the same arguments: once the first has said it, the launcher
+    ends the others, which speak only if it does not."""
+    from tubelet.pipeline.errors import ConfigError
+
+    if isinstance(error, ConfigError) and os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(_PATIENCE)
 
 
 def _wants_to_go_on(error: Exception) -> bool:

@@ -21,7 +21,8 @@ MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS=1
 
 # --signal without B: sends USR1 to the processes of srun, 300 s before the end: each saves, and they leave with 75.
-srun --kill-on-bad-exit=1 python launch/train.py --resume auto "$@"
+# Not every release of Slurm lets srun know --cpus-per-task of the job.
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" python launch/train.py --resume auto "$@"
 code=$?
 if [ "$code" -eq 75 ]; then
     scontrol requeue "$SLURM_JOB_ID"

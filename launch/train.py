@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 8 launch/train.py --recipe my.yaml --data DIR --out RUN
     tubelet train --model timesformer_tiny --data DIR --out RUN
 
-Values come from the defaults, then from --recipe, then from the arguments. RUN is what --checkpoint of the other
-commands takes.
+Values come from the defaults, then from --recipe, then from the arguments; `none` takes one away (--weights none). RUN
+is what --checkpoint of the other commands takes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe")
     recipe = first.parse_known_args(argv)[0].recipe
-    config = parse(TrainConfig, "train", __doc__, argv, read_recipe(recipe) if recipe else None)
+    config = parse(TrainConfig, "train", __doc__, argv, read_recipe(recipe) if recipe not in (None, "none") else None)
 
     from tubelet.pipeline.training.train import train
 

@@ -23,7 +23,7 @@ def take_training_state(engine: Any, keep: bool) -> dict[str, Tensor]:
     keys, count = _optimizer_states(engine)
     if keys:
         _link_states(engine)
-    taken: dict[str, Tensor] = {} if count is None else {_STEP: count.detach().cpu().clone()}
+    taken: dict[str, Tensor] = {} if count is None or not keep else {_STEP: count.detach().cpu().clone()}
     for name, parameter in _trained(engine):
         for key in (None, *keys):
             tensor = _whole(engine, parameter, key)

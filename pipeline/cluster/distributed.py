@@ -14,7 +14,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from ..errors import RunError
 
@@ -29,7 +28,7 @@ _PLACES = (
 )
 # What they say of the place on the machine, of the first process' address, and of the job.
 _LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
-_LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+_LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE")
 _ADDRESSES = ("SLURM_LAUNCH_NODE_IPADDR",)  # srun starts from the batch script, on the first machine
 _ALONE = {
     "RANK": "0",
@@ -42,7 +41,7 @@ _ALONE = {
 
 @dataclass(frozen=True)
 class World:
-    """rank of this process among `size`; local: how many processes share this machine; device it computes on."""
+    """rank of this process among `size`; local: how many processes share its cores; device it computes on."""
 
     rank: int
     size: int
@@ -64,18 +63,6 @@ class World:
         values: list = [None] * self.size
         dist.all_gather_object(values, value)
         return values
-
-    def share_statistics(self, model: nn.Module) -> None:
-        """Give every rank the mean of all ranks' running statistics (BatchNorm's), which each has of its own clips:
-        so all ranks evaluate, and a checkpoint holds, the same model. Counters of steps are equal already."""
-        statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        if self.size == 1 or not statistics:
-            return
-        flat = torch.cat([buffer.detach().flatten().float() for buffer in statistics])
-        dist.all_reduce(flat)
-        flat /= self.size
-        for buffer, mean in zip(statistics, flat.split([buffer.numel() for buffer in statistics]), strict=True):
-            buffer.copy_(mean.view_as(buffer))
 
     def default_workers(self) -> int:
         """Worker processes for decoding: this process's share of the cores it may run on, at most 8."""
@@ -113,6 +100,8 @@ def join(timeout: float, *, always: bool = False) -> World:
         os.environ.setdefault(name, value)
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or size)
+    if _srun_has_bound_cores(size):
+        local = 1
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
             raise RunError(
@@ -150,6 +139,13 @@ def _take_place() -> None:
         found["MASTER_ADDR"] = address or "127.0.0.1"
     found["MASTER_PORT"] = os.environ.get("MASTER_PORT") or str(20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20000)
     os.environ.update(found)
+
+
+def _srun_has_bound_cores(size: int) -> bool:
+    """Whether srun started each of `size` processes on cores of its own, of which it counts the threads or not."""
+    if "SLURM_STEP_ID" not in os.environ or os.environ.get("SLURM_NTASKS") != str(size):
+        return False
+    return len(os.sched_getaffinity(0)) <= 2 * int(os.environ.get("SLURM_CPUS_PER_TASK", 0))
 
 
 def _end_with_the_launcher() -> None:

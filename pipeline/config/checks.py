@@ -13,21 +13,7 @@ def checked(config: TrainConfig) -> TrainConfig:
     Raises ConfigError.
     """
     config = in_range(config, "the arguments")
-    missing = [
-        f"--{name} {metavar}"
-        for name, metavar, value in (
-            ("model", "NAME", config.model.model),
-            ("data", "DIR", config.data.data),
-            ("out", "RUN", config.run.out),
-        )
-        if not value
-    ]
-    if missing:
-        raise ConfigError(
-            f"training needs {', '.join(missing)}. For example: "
-            "tubelet prepare --videos FOLDER_OF_CLASSES --out shards && "
-            "deepspeed launch/train.py --model timesformer_tiny --data shards --out run"
-        )
+    _check_complete(config)
     low, high = config.data.crop_scale
     if not 0 < low <= high or not 0 < config.data.crop_ratio[0] <= config.data.crop_ratio[1]:
         raise ConfigError("--crop-scale and --crop-ratio each take a smaller and a larger positive number, in order")
@@ -49,6 +35,20 @@ def checked(config: TrainConfig) -> TrainConfig:
             "lower the warm-up or train longer"
         )
     return config
+
+
+def _check_complete(config: TrainConfig) -> None:
+    model, data, out = config.model.model, config.data.data, config.run.out
+    given = {"--model NAME": model, "--data DIR": data, "--out RUN": out}
+    missing = [argument for argument, value in given.items() if not value]
+    if not missing:
+        return
+    prepare = "" if data else "tubelet prepare --videos FOLDER_OF_CLASSES --out shards && "
+    what = f"--recipe {config.run.recipe}" if model and config.run.recipe else f"--model {model or 'timesformer_tiny'}"
+    raise ConfigError(
+        f"training needs {', '.join(missing)}. The shortest way there: {prepare}"
+        f"deepspeed launch/train.py {what} --data {data or 'shards'} --out {out or 'run'}"
+    )
 
 
 def _check_optimisation(optim: OptimConfig, system: SystemConfig) -> None:

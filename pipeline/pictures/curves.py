@@ -47,6 +47,7 @@ def draw_curves(run: Path, path: Path) -> None:
 
 
 def _plot(axes: Any, lines: list[dict], key: str, label: str, colour: str, scale: float = 1, **style: Any) -> None:
+    lines = [line for line in lines if line.get(key) is not None]
     if lines:
         steps, values = [line["step"] for line in lines], [scale * line[key] for line in lines]
         axes.plot(steps, values, label=label, color=colour, **style)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import json
+import logging
+import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+from pydantic import BaseModel, ConfigDict, create_model
+
+from ..config import validate
 from ..errors import ConfigError
 
 # What decides these, by its place in DeepSpeed's JSON; there the file may only say the same.
@@ -16,11 +22,14 @@ _FLAGS = {
     "gradient_clipping": "--clip-grad",
     "zero_optimization.stage": "--zero-stage",
     "zero_optimization.overlap_comm": "--overlap",
+    "zero_optimization.offload_optimizer": "--offload",
     "zero_optimization.offload_optimizer.device": "--offload",
+    "zero_optimization.cpu_offload": "--offload",
     "torch_autocast.enabled": "--precision",
     "torch_autocast.dtype": "--precision",
     "fp16.enabled": "--precision",
 }
+_UNUSED = "it has no effect on the models and the data of tubelet"
 _REFUSED = {
     "optimizer": "the optimiser comes from --optimizer, --lr and --weight-decay",
     "scheduler": "the learning rate comes from --schedule",
@@ -28,19 +37,78 @@ _REFUSED = {
     "train_batch_size": "it follows from --batch-size, --accumulate and the number of processes",
     "zero_allow_untested_optimizer": "tubelet sets it",
     "zero_force_ds_cpu_optimizer": "tubelet sets it",
+    "compression_training": _UNUSED,
+    "curriculum_learning": _UNUSED,
+    "data_efficiency": _UNUSED,
+    "eigenvalue": _UNUSED,
     "elasticity": "go on with another number of processes by --resume auto",
     "checkpoint": "tubelet writes checkpoints itself",
 }
-# Unknown ones DeepSpeed ignores, so it would a misspelt one.
-_KNOWN = {
-    "activation_checkpointing", "aio", "comms_logger", "communication_data_type", "compression_training",
-    "csv_monitor", "curriculum_learning", "data_efficiency", "data_types", "disable_allgather", "dump_state",
-    "eigenvalue", "flops_profiler", "fp16", "gradient_accumulation_steps", "gradient_clipping",
-    "gradient_predivide_factor", "memory_breakdown", "prescale_gradients", "seq_parallel_communication_data_type",
-    "sparse_gradients", "steps_per_print", "tensorboard", "torch_autocast",
-    "train_micro_batch_size_per_gpu", "use_data_before_expert_parallelism", "wall_clock_breakdown", "wandb",
-    "zero_optimization", "compile", "timers",
-}  # fmt: skip
+# What says no more than a key that is not there.
+_NOTHING = {"zero_optimization.offload_optimizer.device": "none", "zero_optimization.cpu_offload": False}
+
+
+@cache
+def _schema() -> type[BaseModel]:
+    """Every key that has an effect here, by section. DeepSpeed itself has types for some of the sections, and ignores
+    what it does not know elsewhere."""
+    import_deepspeed()
+    from deepspeed.comm.config import CommsLoggerConfig
+    from deepspeed.compile.config import CompileConfig
+    from deepspeed.monitor.config import CSVConfig, TensorBoardConfig, WandbConfig
+    from deepspeed.runtime.precision_config import DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.utils.config import DeepSpeedThroughputTimerConfig
+
+    typed: dict[str, Any] = {
+        "comms_logger": CommsLoggerConfig,
+        "compile": CompileConfig,
+        "csv_monitor": CSVConfig,
+        "fp16": DeepSpeedFP16Config,
+        "tensorboard": TensorBoardConfig,
+        "timers": _section("timers", throughput=DeepSpeedThroughputTimerConfig),
+        "wandb": WandbConfig,
+        "zero_optimization": DeepSpeedZeroConfig,
+    }
+    plain = {name: _section(name, **dict.fromkeys(keys.split(), _Plain)) for name, keys in _SECTIONS.items()}
+    numbers, switches = dict.fromkeys(_NUMBERS.split(), float), dict.fromkeys(_SWITCHES.split(), bool)
+    return _section("settings", communication_data_type=str, **numbers, **switches, **typed, **plain)
+
+
+_Plain = bool | float | str | list | None
+_NUMBERS = (
+    "gradient_accumulation_steps gradient_clipping gradient_predivide_factor steps_per_print "
+    "train_micro_batch_size_per_gpu"
+)
+_SWITCHES = "disable_allgather dump_state memory_breakdown prescale_gradients sparse_gradients wall_clock_breakdown"
+_SECTIONS = {
+    "activation_checkpointing": "partition_activations contiguous_memory_optimization cpu_checkpointing "
+    "number_checkpoints synchronize_checkpoint_boundary profile",
+    "aio": "block_size queue_depth intra_op_parallelism single_submit overlap_events use_gds",
+    "data_types": "grad_accum_dtype param_dtype buffer_dtype keep_in_fp32_modules",
+    "flops_profiler": "enabled recompute_fwd_factor profile_step module_depth top_modules detailed output_file",
+    "torch_autocast": "enabled dtype lower_precision_safe_modules",
+}
+
+
+def _section(name: str, **kinds: Any) -> type[BaseModel]:
+    keys: dict[str, Any] = {key: (kind, None) for key, kind in kinds.items()}
+    return create_model(name, __config__=ConfigDict(extra="forbid"), **keys)
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed, which takes seconds to import and only training needs; quiet, and compiling nothing on CPUs."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for one, and warns that there is none
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    if not torch.cuda.is_available():
+        # Compiles C++ for half a minute at the first start, and serves only inference.
+        __compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
 
 
 def read_deepspeed_file(path: Path) -> dict[str, Any]:
@@ -54,12 +122,9 @@ def read_deepspeed_file(path: Path) -> dict[str, Any]:
     for key, value in content.items():
         if key in _REFUSED:
             raise ConfigError(f"--deepspeed-config {path}: take {key} out of it: {_REFUSED[key]}")
-        if key not in _KNOWN:
-            near = difflib.get_close_matches(key, _KNOWN, n=1)
-            mend = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(_KNOWN))}"
-            raise ConfigError(f"--deepspeed-config {path}: DeepSpeed has no {key} and would ignore it; {mend}")
         if "auto" in _values(value):
             raise ConfigError(f"--deepspeed-config {path}: {key} has the value auto, which only Hugging Face fills in")
+    validate(_schema(), content, f"--deepspeed-config {path}")
     return content
 
 
@@ -68,12 +133,9 @@ def merged(ours: dict[str, Any], theirs: dict[str, Any], path: Path, place: str 
     result = dict(ours)
     for key, value in theirs.items():
         where = f"{place}{key}"
-        if key in ours and isinstance(value, dict) != isinstance(ours[key], dict):
-            wanted = "an object" if isinstance(ours[key], dict) else "a single value"
-            raise ConfigError(f"--deepspeed-config {path}: {where} takes {wanted}, not {json.dumps(value)}")
         if isinstance(value, dict):
             result[key] = merged(ours.get(key, {}), value, path, f"{where}.")
-        elif where in _FLAGS and value != ours.get(key):
+        elif where in _FLAGS and value != ours.get(key, _NOTHING.get(where)):
             said = f"{ours[key]!r}" if key in ours else "not set"
             raise ConfigError(
                 f"--deepspeed-config {path} says {where} = {value!r}, and it is {said} by {_FLAGS[where]}: change "

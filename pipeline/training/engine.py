@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +14,7 @@ from tubelet.backbones import Model
 from ..cluster.distributed import World
 from ..config import OptimConfig, SystemConfig
 from ..errors import ConfigError
-from .deepspeed_file import merged, read_deepspeed_file
+from .deepspeed_file import import_deepspeed, merged, read_deepspeed_file
 from .groups import parameter_groups
 from .optimisers import build_optimizer
 
@@ -60,16 +58,7 @@ def start_engine(model: Model, optim: OptimConfig, system: SystemConfig, config:
     precision that the device lacks."""
     if system.precision == "fp16" and world.device.type == "cpu":
         raise ConfigError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-    if world.device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for one, and warns that there is none
-    import deepspeed  # takes seconds, and only training needs it
-    from deepspeed.ops import __compatible_ops__
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.WARNING)
-    if world.device.type == "cpu":
-        # Compiles C++ for half a minute at the first start, and serves only inference.
-        __compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed = import_deepspeed()
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     for parameter in model.parameters():
         if parameter.stride(-1) != 1:  # a channels-last kernel: DeepSpeed views parameters as bytes, and cannot so
@@ -97,7 +86,8 @@ def step(engine: Any, optim: OptimConfig, system: SystemConfig) -> torch.Tensor 
     """After each backward: takes the optimiser step when `optim.accumulate` of them are done, unless a gradient is no
     number: then parameters and optimiser stay as they are, on the device, without a wait for it.
 
-    Returns the norm of the gradient before clipping, where a step was due.
+    Returns the norm of the gradient before clipping, where a step was due: NaN where it was not taken, unless that is
+    fp16's search for a loss scale.
     """
     if not engine.is_gradient_accumulation_boundary():
         engine.step()
@@ -107,7 +97,9 @@ def step(engine: Any, optim: OptimConfig, system: SystemConfig) -> torch.Tensor 
         engine.optimizer.found_inf = (~norm.isfinite()).float()
         engine.step()
         return norm
-    engine.step()  # at the other stages DeepSpeed looks itself
+    engine.step()  # at the other stages DeepSpeed looks itself, and keeps the norm of the last step it took
+    if system.precision != "fp16" and not engine.was_step_applied():
+        return math.nan
     return engine.get_global_grad_norm()
 
 

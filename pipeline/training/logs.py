@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ class RunLog:
         self._bar.update()
 
     def write(self, step: int, kind: str, **values: Any) -> None:
-        """One line of the log. kind: train or eval; values: numbers, or counts by name."""
+        """One line of the log. kind: train or eval; values: numbers, or counts by name. What is no number is null."""
+        values = {key: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for key, value in values.items()}  # fmt: skip
         self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._file.flush()
         numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
@@ -42,7 +45,7 @@ class RunLog:
             self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
-        if "loss" in values:
+        if values.get("loss") is not None:
             self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {values['clips_per_s']:.0f} clips/s", refresh=False)
 
     def spike(self, spike: dict[str, Any]) -> None:

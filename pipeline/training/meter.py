@@ -124,10 +124,11 @@ class Meter:
         self.waited_in_all += self.waited
         self.elapsed_in_all += elapsed
         self.steps_in_all += len(self.times)
+        finite = [loss for loss in losses if math.isfinite(loss)]
         middle, late = np.percentile(self.times, (50, 95))
         rate_of_clips = clips / elapsed
         line = {
-            "loss": float(np.nansum(losses) / clips),
+            "loss": sum(finite) / (clips * len(finite) / len(losses)) if finite else math.nan,
             "top1": hits / clips,
             "lr": rate,
             "grad_norm": None if norm is None else float(norm),

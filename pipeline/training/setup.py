@@ -23,7 +23,7 @@ from ..errors import ConfigError, RunError
 from ..files import write_json, write_text
 from ..inputs.clips import TrainInput, autocast
 from . import anomalies
-from .batchnorm import retake_statistics
+from .batchnorm import retake_statistics, share_statistics
 from .ema import Average
 from .faults import QUARANTINE_FILE
 from .logs import RunLog
@@ -74,7 +74,7 @@ def settle_statistics(
         ):
             retake_statistics(model, clips)
         batches.close()
-    world.share_statistics(model)
+    share_statistics(model, world)
 
 
 def build_model(config: TrainConfig, classes: int) -> Model:

@@ -165,6 +165,15 @@ class TestTheWrongWayRound:
         self.fails(tubelet("train"), "training needs --model NAME, --data DIR, --out RUN")
         self.fails(tubelet("embed"), "embedding needs")
 
+    @pytest.mark.slow
+    def test_no_arguments_but_a_model_under_a_launcher(self, start, free_port: int) -> None:
+        launcher = ("deepspeed", "--master_port", free_port, "--num_accelerators", 2)
+        done = start(*launcher, "launch/train.py", "--model", "timesformer").wait(90)
+        prepare = "tubelet prepare --videos FOLDER_OF_CLASSES --out shards"
+        train = "deepspeed launch/train.py --model timesformer --data shards --out run"
+        self.fails(done, f"training needs --data DIR, --out RUN. The shortest way there: {prepare} && {train}")
+        assert done.out.count("training needs") == 1, done.out
+
     def test_unknown_model(self, tubelet, dataset: Path, tmp_path: Path) -> None:
         done = tubelet("train", "--model", "timesfromer", "--data", dataset, "--out", tmp_path / "run")
         self.fails(done, "timesfromer", "timesformer")
@@ -247,6 +256,8 @@ def test_help_names_defaults_and_units(tubelet) -> None:
         assert done.code == 0
         assert "default" in done.out
         assert "Seconds" in done.out
+        assert "none|PATH" in done.out
+        assert "None" not in done.out
 
 
 def test_models_lists_parameters_and_macs(tubelet) -> None:

@@ -39,6 +39,15 @@ def test_arguments_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path: Pa
     assert config.optim.weight_decay == OptimConfig().weight_decay
 
 
+def test_none_takes_the_recipes_value_away() -> None:
+    recipe = read_recipe("timesformer-finetune-folder")
+    assert recipe.model.weights is not None
+    config = parse(TrainConfig, "train", "", ["--weights", "none", "--lr-batch", "none", "--sampling", "none"], recipe)
+    assert (config.model.weights, config.optim.lr_batch, config.data.sampling) == (None, None, None)
+    again = parse(TrainConfig, "train", "", ["--weights", "vit_b_16_in21k_augreg", "--lr-batch", "8"], recipe)
+    assert (again.model.weights, again.optim.lr_batch) == (Path("vit_b_16_in21k_augreg"), 8)
+
+
 def test_model_arguments_are_typed(tmp_path: Path) -> None:
     words = ["--model-args", "depth=2", "drop_path=0.1", "attention=joint", "qkv_bias=false"]
     config = parse(TrainConfig, "train", "", words)
@@ -83,6 +92,8 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
 def test_what_a_run_needs_is_said_at_once() -> None:
     with pytest.raises(ConfigError, match=r"training needs --model NAME, --data DIR, --out RUN.*tubelet prepare"):
         checked(TrainConfig())
+    with pytest.raises(ConfigError, match=r"needs --out RUN.*there: deepspeed launch/train.py --recipe demo --data d "):
+        checked(replace(WHOLE, run=RunConfig(recipe="demo")))
 
 
 @pytest.mark.parametrize(

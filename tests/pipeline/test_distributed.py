@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from tubelet.backbones import create_model
-from tubelet.pipeline.cluster.distributed import _ALONE, _take_place, join, rank_and_size
+from tubelet.pipeline.cluster.distributed import _ALONE, _srun_has_bound_cores, _take_place, join, rank_and_size
 from tubelet.pipeline.errors import RunError
+from tubelet.pipeline.training.batchnorm import share_statistics
 
 
 def share(rank: str, port: str, out: str) -> None:
@@ -20,23 +21,24 @@ def share(rank: str, port: str, out: str) -> None:
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     world = join(60)
-    model = create_model("r3d_tiny", width=8)
+    norm = nn.Sequential(nn.BatchNorm3d(4, momentum=1.0), nn.BatchNorm3d(4).eval())
     torch.manual_seed(int(rank))
-    model.train()(torch.randn(2, 3, 2, 16, 16))
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    world.share_statistics(model)
-    torch.save((before, dict(model.named_buffers())), f"{out}/{rank}.pt")
+    clips = torch.randn(8, 4, 2, 16, 16) * (1 + int(rank)) + 10 * int(rank)
+    norm(clips)
+    share_statistics(norm, world)
+    torch.save((clips, dict(norm.named_buffers())), f"{out}/{rank}.pt")
 
 
-def test_running_statistics_become_the_mean_of_all_ranks(tmp_path: Path, free_port: int) -> None:
+def test_running_statistics_become_those_of_all_ranks_clips(tmp_path: Path, free_port: int) -> None:
     words = [sys.executable, __file__]
     ranks = [subprocess.Popen([*words, rank, str(free_port), str(tmp_path)]) for rank in ("0", "1")]
     assert [rank.wait(60) for rank in ranks] == [0, 0]
-    (one, after), (other, after_too) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert not torch.equal(one["bn1.running_mean"], other["bn1.running_mean"])
-    for name, shared in after.items():
-        assert torch.equal(shared, after_too[name])
-        torch.testing.assert_close(shared.double(), (one[name].double() + other[name].double()) / 2)
+    (one, shared), (other, too) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(value, too[name]) for name, value in shared.items())
+    clips = torch.cat([one, other]).double()
+    torch.testing.assert_close(shared["0.running_mean"].double(), clips.mean((0, 2, 3, 4)))
+    torch.testing.assert_close(shared["0.running_var"].double(), clips.var((0, 2, 3, 4)), rtol=1e-3, atol=0)
+    assert torch.equal(shared["1.running_var"], torch.ones(4)), "what is frozen stays"
 
 
 def test_mpirun_and_srun_say_where_to_meet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +54,20 @@ def test_mpirun_and_srun_say_where_to_meet(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "environ", slurm | {"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7"})
     _take_place()
     assert [os.environ[name] for name in _ALONE] == ["3", "4", "1", "10.0.0.7", "20077"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "cores", "own"), [("2", 4, True), ("1", 4, False), ("2", 1, False), ("2", None, False)]
+)
+def test_cores_that_srun_gave_to_one_process(
+    tasks: str, cores: int | None, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    given = {} if cores is None else {"SLURM_CPUS_PER_TASK": str(cores)}
+    monkeypatch.setattr(os, "environ", {"SLURM_STEP_ID": "0", "SLURM_NTASKS": tasks, **given})
+    assert _srun_has_bound_cores(2) == own
+    monkeypatch.setattr(os, "environ", {"SLURM_NTASKS": tasks, **given})
+    assert not _srun_has_bound_cores(2)
 
 
 @pytest.mark.parametrize(

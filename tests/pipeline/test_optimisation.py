@@ -181,14 +181,14 @@ def test_hits_of_mixed_and_of_several_labels() -> None:
 def test_statistics_taken_anew_are_those_of_the_batches() -> None:
     model = create_model("r3d_tiny", width=8)
     set_training(model, freeze_norms=False)
-    batches = [torch.randn(4, 3, 2, 16, 16) * 3 + 1 for _ in range(3)]
+    batches = [torch.randn(4, 3, 2, 16, 16) * 3 + shift for shift in (-4, 1, 9)]
     retake_statistics(model, batches)
     with torch.no_grad():
         stem = [model.conv1(batch) for batch in batches]
     means = torch.stack([out.mean((0, 2, 3, 4)) for out in stem]).mean(0)
-    variances = torch.stack([out.var((0, 2, 3, 4)) for out in stem]).mean(0)
+    variances = torch.cat(stem).var((0, 2, 3, 4))
     torch.testing.assert_close(model.bn1.running_mean, means)
-    torch.testing.assert_close(model.bn1.running_var, variances, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.bn1.running_var, variances, rtol=2e-3, atol=1e-5)
     assert model.bn1.momentum == 0.1
 
 

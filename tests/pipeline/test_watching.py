@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +18,12 @@ from tubelet.pipeline.cluster import preflight as module
 from tubelet.pipeline.cluster.distributed import World
 from tubelet.pipeline.cluster.preflight import preflight
 from tubelet.pipeline.errors import RunError
+from tubelet.pipeline.pictures.curves import draw_curves
 from tubelet.pipeline.training.anomalies import FILE, Anomalies
+from tubelet.pipeline.training.faults import Faults
 from tubelet.pipeline.training.flops import peak_flops
+from tubelet.pipeline.training.logs import RunLog
+from tubelet.pipeline.training.meter import Meter
 from tubelet.pipeline.training.profiling import Profile
 from tubelet.pipeline.training.summary import said
 
@@ -80,6 +86,23 @@ def test_losses_that_are_no_numbers_are_passed_over_and_then_the_end(anomalies: 
     lines = (tmp_path / FILE).read_text().splitlines()
     assert len(lines) == 5
     assert '"step": 6, "epoch": 1' in lines[-1]
+
+
+def test_a_loss_that_is_no_number_is_not_in_the_mean(tmp_path: Path) -> None:
+    meter = Meter(ALONE, Faults(tmp_path, 0.1, writes=True), videos=2, flops=1.0, precision="fp32")
+    batch = SimpleNamespace(faults=[], slow=[])
+    log = RunLog(tmp_path, 0, 3, {}, None)
+    for step, norms in enumerate([(1.0, math.nan), (math.nan,)], 1):
+        for norm in norms:
+            meter.add(torch.tensor(3.0), torch.tensor(1), batch, 2)
+            meter.step(Position(0, 0), norm)
+        reading = meter.read(0.1, norms[-1], 0)
+        log.write(step, "train", **reading.line)
+    log.close()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == [3.0, None]
+    assert [line["grad_norm"] for line in lines] == [None, None]
+    draw_curves(tmp_path, tmp_path / "curves.png")
 
 
 def test_a_profile_of_steps(tmp_path: Path) -> None:
