@@ -7,12 +7,13 @@ vector = model.embed(clip)              # (B, model.num_features)
 """
 
 from .cost import count_cost
+from .hub import is_on_hub, model_folder
 from .layouts import LoadReport, WeightsError, recognise, shapes_of
 from .model import ClipSpec, Entry, Model
 from .published import PublishedWeights, clip_spec, fetch, meant_by, published_record, published_weights
 from .registry import UnknownModel, create_model, list_models, model_entry
 from .weight_files import read_weights
-from .weights import count_classes, create_published, load_model, load_weights, save_model
+from .weights import SavedModel, count_classes, create_published, load_model, load_weights, save_model, saved_model
 
 __all__ = [
     "ClipSpec",
@@ -20,6 +21,7 @@ __all__ = [
     "LoadReport",
     "Model",
     "PublishedWeights",
+    "SavedModel",
     "UnknownModel",
     "WeightsError",
     "clip_spec",
@@ -28,15 +30,18 @@ __all__ = [
     "create_model",
     "create_published",
     "fetch",
+    "is_on_hub",
     "list_models",
     "load_model",
     "load_weights",
     "meant_by",
     "model_entry",
+    "model_folder",
     "published_record",
     "published_weights",
     "read_weights",
     "recognise",
     "save_model",
+    "saved_model",
     "shapes_of",
 ]

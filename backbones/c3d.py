@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from .c3d_weights import C3D_WEIGHTS
@@ -76,7 +77,9 @@ class C3D(VGG):
 
     def embed(self, clip: Tensor) -> Tensor:
         """What fc7 makes of the last feature map: (B, num_features)."""
-        return self.classifier(self.forward_features(clip).flatten(1))
+        # The copy that flattening takes anyway, made plain: a tracer may take it for a view, as it is not everywhere.
+        features = self.forward_features(clip).clone(memory_format=torch.contiguous_format)
+        return self.classifier(features.flatten(1))
 
 
 def _rule(pools: Sequence[int], pool_times: Sequence[int], last_padding: int, how: How) -> Rule:

@@ -65,7 +65,8 @@ class Model(nn.Module, ABC):
 
     Video networks take (B, 3, T, H, W), image networks (B, 3, H, W); both float and normalised. Subclasses set `head`,
     `head_drop` and `num_features`; `create_model` adds `clip`, the input as built, and `config`, the call that
-    rebuilds it.
+    rebuilds it. `classes`, names in label order, and `multilabel`, whether an input has several of them, come with the
+    weights, where those tell.
     """
 
     axes: ClassVar[tuple[str, ...]] = ("B", "3", "T", "H", "W")
@@ -75,6 +76,8 @@ class Model(nn.Module, ABC):
     head_drop: nn.Module
     clip: ClipSpec
     config: dict[str, Any]
+    classes: list[str] | None = None
+    multilabel: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,6 +117,7 @@ class Model(nn.Module, ABC):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.config = {**self.config, "num_classes": num_classes}
+        self.classes, self.multilabel = None, False
 
     def layer_groups(self) -> list[list[str]]:
         """Every parameter's name once, grouped from stem to head: what layer-wise learning-rate decay walks over."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import inspect
+from pathlib import Path
 from typing import Any, Literal
 
 from .c3d import ENTRIES as C3D_ENTRIES
 from .csn import ENTRIES as CSN_ENTRIES
+from .hub import is_on_hub
 from .i3d import ENTRIES as I3D_ENTRIES
 from .i3d_resnet import ENTRIES as I3D_RESNET_ENTRIES
 from .image.inception import ENTRIES as GOOGLENET_ENTRIES
@@ -82,15 +84,24 @@ def create_model(
 ) -> Model:
     """Build the network `name` with fresh weights; None means the entry's published default.
 
+    `name` may also be a folder that `save_model` or `tubelet export` wrote, or "hf-hub:owner/name" for such a folder on
+    the Hugging Face Hub: see `load_model`. Those come with their weights, and None means what they were saved with.
+
     The model carries `.clip` (its input) and `.config`, a JSON-serialisable dict such that
     `create_model(**model.config)` builds the same network again.
 
-    Raises UnknownModel for a name that is not registered, TypeError for an argument the network does not have (the
-    message lists those it has, with their defaults), ValueError for a value that makes no network.
+    Raises UnknownModel for a name that is not registered, WeightsError for a folder without a model, TypeError for an
+    argument the network does not have (the message lists those it has, with their defaults), ValueError for a value
+    that makes no network.
     """
-    entry = model_entry(name)
     given = {"num_classes": num_classes, "frames": frames, "size": size}
-    arguments = _arguments(entry, {k: v for k, v in given.items() if v is not None} | architecture)
+    changes = {key: value for key, value in given.items() if value is not None} | architecture
+    if name not in _ENTRIES and (is_on_hub(name) or Path(name).is_dir()):
+        from .weights import load_model  # which builds its models here
+
+        return load_model(name, **changes)
+    entry = model_entry(name)
+    arguments = _arguments(entry, changes)
     for key in arguments.keys() & given.keys():
         if not isinstance(arguments[key], int) or arguments[key] < 1:
             raise ValueError(f"{name}: {key} must be a whole number of at least 1, got {arguments[key]!r}")

@@ -7,15 +7,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .hub import model_folder
 from .layouts import Layout, LoadReport, State, WeightsError, recognise, shapes_of, summarise_names
-from .model import Model
+from .model import ClipSpec, Model
 from .published import clip_spec, fetch, published_record
 from .registry import all_layouts, create_model, model_entry
 from .weight_files import read_weights
@@ -60,33 +61,69 @@ def load_weights(model: Model, source: str | Path | Mapping[str, Tensor], strict
 
 
 def save_model(model: Model, folder: str | Path) -> None:
-    """Write `model.safetensors` and `config.json` into `folder`, each put in place whole or not at all."""
+    """Write `model.safetensors` and `config.json` into `folder`, each put in place whole or not at all.
+
+    The configuration has the model's clip and, where they are known, the names of its classes.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as workshop:
         save_file(tensors, Path(workshop, "model.safetensors"), metadata={"format": "pt"})
-        Path(workshop, "config.json").write_text(json.dumps(model.config | _own_clip(model), indent=2) + "\n")
+        content = model.config | _own_clip(model) | _own_classes(model)
+        Path(workshop, "config.json").write_text(json.dumps(content, indent=2) + "\n")
         shutil.copymode(Path(workshop, "config.json"), Path(workshop, "model.safetensors"))  # else the owner's alone
         for name in ("model.safetensors", "config.json"):
             os.replace(Path(workshop, name), folder / name)
 
 
-def load_model(folder: str | Path) -> Model:
-    """Build the model that `save_model` wrote to `folder`, weights included. Raises WeightsError if it holds none."""
+@dataclass(frozen=True)
+class SavedModel:
+    """What `config.json` of a folder says: the call of `create_model`, the clip where it is not the usual one of that
+    model, and the classes as `Model` has them."""
+
+    call: dict[str, Any]
+    clip: ClipSpec | None
+    classes: list[str] | None
+    multilabel: bool
+
+    def describe(self, model: Model) -> None:
+        """Put into `model`, built with `call` or a change of it, what is still true of it."""
+        if self.clip is not None:
+            model.clip = replace(self.clip, frames=model.clip.frames, size=model.clip.size)
+        if self.classes is not None and len(self.classes) == model.num_classes:
+            model.classes, model.multilabel = self.classes, self.multilabel
+
+
+def saved_model(folder: str | Path) -> SavedModel:
+    """What `save_model` wrote to `folder` besides the weights. Raises WeightsError if it holds none of that."""
     path = Path(folder, "config.json")
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as a model's configuration ({error})") from error
     if not isinstance(config, dict) or "name" not in config:
         raise WeightsError(
             f"{path} names no model of ours; build one with create_model, then load_weights from {folder}"
         )
-    clip = config.pop("clip", None)
-    model = create_model(**config)
-    if clip is not None:
-        model.clip = clip_spec(clip)
+    clip, classes, multilabel = (config.pop(key, None) for key in ("clip", "classes", "multilabel"))
+    try:
+        clip = None if clip is None else clip_spec(clip)
+    except (AttributeError, TypeError) as error:
+        raise WeightsError(f"{path} has a clip that is none ({error}); download or save it again") from error
+    return SavedModel(config, clip, classes, bool(multilabel))
+
+
+def load_model(source: str | Path, **changes: Any) -> Model:
+    """Build the model that `save_model` wrote to a folder, or that lies on the Hugging Face Hub ("hf-hub:owner/name"),
+    weights included. `changes` are arguments of `create_model` that win over those saved.
+
+    Raises WeightsError if there is none.
+    """
+    folder = model_folder(source)
+    saved = saved_model(folder)
+    model = create_model(**{**saved.call, **changes})
+    saved.describe(model)
     load_weights(model, folder)
     return model
 
@@ -122,6 +159,11 @@ def _own_clip(model: Model) -> dict[str, Any]:
         return {}
     usual = model_entry(model.config["name"]).clip_as_built(model.config)
     return {} if clip == usual else {"clip": asdict(clip)}
+
+
+def _own_classes(model: Model) -> dict[str, Any]:
+    classes, multilabel = getattr(model, "classes", None), getattr(model, "multilabel", False)
+    return {} if classes is None else {"classes": classes, **({"multilabel": True} if multilabel else {})}
 
 
 def _other_settings(model: Model, settings: Mapping[str, object], layout: str) -> list[str]:

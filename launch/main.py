@@ -39,6 +39,7 @@ COMMANDS = {
     "probe": "how well embeddings tell the classes apart: linear probe and nearest neighbours",
     "explain": "where and when a network saw what it scored, over the video; or its first filters",
     "models": "the table of models with parameters and GMACs, or of published weights",
+    "export": "a trained model as checked weights, .pt2 or ONNX, with a model card; to the Hugging Face Hub",
     "convert": "published weights of any format as model.safetensors and config.json",
     "doctor": "versions, accelerators and decoders found, what is missing and how to get it",
     "demo": "make the demo set: encoded videos that only time tells apart",

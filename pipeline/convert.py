@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from tubelet.backbones import (
     PublishedWeights,
+    SavedModel,
     WeightsError,
-    clip_spec,
     count_classes,
     create_model,
     list_models,
@@ -28,6 +27,7 @@ from tubelet.backbones import (
     read_weights,
     recognise,
     save_model,
+    saved_model,
     shapes_of,
 )
 
@@ -69,6 +69,9 @@ def convert(config: ConvertConfig) -> Iterator[str]:
         raise ConfigError(f"--model-args: {error}") from error
     if clip is not None:
         model.clip = replace(clip, frames=model.clip.frames, size=model.clip.size)
+    saved = _saved(Path(config.source))
+    if saved is not None and saved.call["name"] == model.config["name"]:
+        saved.describe(model)
     try:
         report = load_weights(model, weights)
     except WeightsError as error:
@@ -92,13 +95,13 @@ def _record(source: str) -> PublishedWeights | None:
 def _call(config: ConvertConfig, weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], str]:
     """The call of create_model that builds what the weights are of, with `clip` where the source tells of one; and a
     remark on how that is known, where it might be wrong."""
-    record, saved = _record(config.source), _saved_config(Path(config.source))
+    record, saved = _record(config.source), _saved(Path(config.source))
     remark = ""
     if record is not None and config.model in ("", record.model):
         call = {**record.call, "clip": record.clip}
         remark = "" if record.id == config.source else f"by its name, this file is {record.id}"
-    elif saved is not None and config.model in ("", saved["name"]):
-        call = saved
+    elif saved is not None and config.model in ("", saved.call["name"]):
+        call = saved.call
     elif config.model:
         call = {"name": config.model, **_settings(config.model, weights)}
     else:
@@ -123,15 +126,12 @@ def _settings(name: str, weights: Mapping[str, Tensor]) -> dict[str, object]:
     return {}
 
 
-def _saved_config(folder: Path) -> dict[str, Any] | None:
-    """The configuration of a folder that `save_model` wrote."""
+def _saved(folder: Path) -> SavedModel | None:
+    """What a folder that `save_model` wrote says."""
     try:
-        content = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        return saved_model(folder)
+    except WeightsError:
         return None
-    if not isinstance(content, dict) or "name" not in content:
-        return None
-    return content | ({"clip": clip_spec(content["clip"])} if "clip" in content else {})
 
 
 def _told_by(weights: Mapping[str, Tensor], model_args: Mapping[str, Any]) -> dict[str, Any]:

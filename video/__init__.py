@@ -16,7 +16,7 @@ from .reencode import reencode
 from .sampling import clip_views, frames_between, random_clip, segment_clip, segment_views
 from .source import Span
 from .table import Scan
-from .transforms import Box, crop_resize, jitter_crop_box, normalize, random_crop_box, spatial_boxes
+from .transforms import Box, crop_resize, jitter_crop_box, normalize, random_crop_box, scale_and_shift, spatial_boxes
 from .windows import Windows
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "random_clip",
     "random_crop_box",
     "reencode",
+    "scale_and_shift",
     "scan_video",
     "segment_clip",
     "segment_views",

@@ -95,15 +95,16 @@ def normalize(
 
     One multiply-add in float32, rounded once to `dtype`. The result is a permuted view of channels-last memory.
     """
-    scale, shift = _scale_and_shift(tuple(mean), tuple(std), clips.device)
+    scale, shift = scale_and_shift(tuple(mean), tuple(std), clips.device)
     floats = torch.addcmul(shift, clips, scale, out=torch.empty(clips.shape, dtype=dtype, device=clips.device))
     return floats.permute(0, 4, 1, 2, 3)
 
 
 @lru_cache(maxsize=16)
-def _scale_and_shift(
+def scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `normalize` multiplies pixels with, then adds: each (3,) float32. Kept, so not to be changed."""
     # Kept: making them anew for each batch would wait for a copy to the device.
     scale = torch.tensor([1 / (255 * s) for s in std], device=device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)

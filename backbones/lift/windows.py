@@ -202,7 +202,8 @@ def _windows(
     if len(tokens) == length:
         return Windows(tokens, _inverse(tokens, length), None, tuple(masks), pairs)
     empty = tokens == length
-    filled = empty.to(torch.uint8).argsort(stable=True)[:length]
+    rank = torch.where(empty, length, (~empty).cumsum(0) - 1)
+    filled = _inverse(rank, length + 1)[:length]
     order, padding = tokens[filled], Padding(_inverse(filled, len(tokens)), empty[:, None], filled)
     return Windows(order, _inverse(order, length), padding, tuple(masks), pairs)
 

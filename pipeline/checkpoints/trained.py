@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tubelet.backbones import Model, create_published, fetch, load_model, meant_by
+from tubelet.backbones import Model, create_published, fetch, load_model, meant_by, model_folder
 from tubelet.datasets import checksum
 
 from ..errors import RunError
@@ -29,15 +29,17 @@ class Trained:
 
 
 def load_network(source: str | Path | None) -> Trained:
-    """The network of a training run or of one checkpoint in it, of a folder that `tubelet convert` wrote, or of the id
-    of published weights; in evaluation mode on the CPU. Raises RunError and WeightsError where there is none."""
+    """The network of a training run or of one checkpoint in it, of a folder that `tubelet export` or `tubelet convert`
+    wrote, here or on the Hugging Face Hub ("hf-hub:owner/name"), or of the id of published weights; in evaluation mode
+    on the CPU. Raises RunError and WeightsError where there is none."""
     if source is not None and (record := meant_by(source)) is not None:
         model, digest = create_published(record.id), checksum(fetch(record))
         return Trained(model.eval(), Clip.of(model.clip), None, digest, record.id, dataset=record.dataset)
-    folder = Path(source) if source is not None else None
+    folder = model_folder(source) if source is not None else None
     if folder is not None and (folder / "config.json").is_file() and not (folder / STATE_FILE).is_file():
         model = load_model(folder)
-        return Trained(model.eval(), Clip.of(model.clip), None, checksum(folder / WEIGHTS_FILE), str(folder))
+        sha256 = checksum(folder / WEIGHTS_FILE)
+        return Trained(model.eval(), Clip.of(model.clip), model.classes, sha256, str(source), model.multilabel)
     model, state, checkpoint = load_trained(folder)
     if not state.classes:
         raise RunError(f"{checkpoint / STATE_FILE}: names no classes. Choose another checkpoint with --checkpoint")

@@ -40,8 +40,8 @@ from .parts import PartWriter, begin, counts, part_file, plan_parts, schema_of
 @dataclass(frozen=True)
 class EmbedConfig:
     checkpoint: Path | None = None
-    """Folder of a training run (its best checkpoint is taken), one checkpoint in it, a folder that `tubelet convert`
-    wrote, or the id of published weights."""
+    """Folder of a training run (its best checkpoint is taken), one checkpoint in it, a folder that `tubelet export` or
+    `tubelet convert` wrote, hf-hub:OWNER/NAME for such a folder on the Hub, or the id of published weights."""
     data: str | None = None
     """Folder that `tubelet prepare` made, here or at a URL; tars of any origin by name, with {000..012} and *; `pipe:`
     and a command that puts out a tar; or without preparing: a folder of videos, a list of paths (.txt, .csv or

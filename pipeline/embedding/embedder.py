@@ -22,8 +22,9 @@ _BATCH = 8
 
 
 class Embedder:
-    """The network of a training run (its best checkpoint), of a folder that `tubelet convert` wrote, or of the id of
-    published weights, with the frames, the crop and the normalisation that its weights were trained on.
+    """The network of a training run (its best checkpoint), of a folder that `tubelet export` or `convert` wrote,
+    here or on the Hub ("hf-hub:owner/name"), or of the id of published weights, with the frames, the crop and the
+    normalisation that its weights were trained on.
 
         embedder = Embedder("run")
         vector = embedder.embed("video.mp4")

@@ -32,8 +32,8 @@ _PRINTED = 5  # pairs, or classes
 @dataclass(frozen=True)
 class EvaluateConfig:
     checkpoint: Path | None = None
-    """Folder of a training run (its best checkpoint is taken), one checkpoint in it, a folder that `tubelet convert`
-    wrote, or the id of published weights."""
+    """Folder of a training run (its best checkpoint is taken), one checkpoint in it, a folder that `tubelet export` or
+    `tubelet convert` wrote, hf-hub:OWNER/NAME for such a folder on the Hub, or the id of published weights."""
     data: str | None = None
     """Folder that `tubelet prepare` made, here or at a URL; or tars of any origin by name, with {000..012} and *; or
     `pipe:` and a command that puts out a tar."""
@@ -63,7 +63,8 @@ class EvaluateConfig:
     """Seconds a worker has for a clip; a decoder that takes longer is ended, and its video is not counted."""
     out: Path | None = None
     """JSON file for the results, with a .parquet of each video and a .png of the confusion matrix beside it (default:
-    evaluation-<split>-<views>.json in the checkpoint's folder; of published weights <id>-<split>-<views>.json here)."""
+    evaluation-<split>-<views>.json in the checkpoint's folder; of weights from elsewhere <name>-<split>-<views>.json
+    here)."""
     against: Path | None = None
     """The JSON file of another evaluation on the same videos, to compare with."""
     timeout: Positive = 1800.0
@@ -132,7 +133,7 @@ def protocol(config: EvaluateConfig, trained: Trained) -> tuple[tuple[int, int],
 
 def _default_out(source: str, about: dict[str, Any]) -> Path:
     name = f"{about['split']}-{about['views']}.json"
-    return Path(source, f"evaluation-{name}") if Path(source).is_dir() else Path(f"{source}-{name}")
+    return Path(source, f"evaluation-{name}") if Path(source).is_dir() else Path(f"{Path(source).name}-{name}")
 
 
 def _about(config: EvaluateConfig, views: str, clip: Clip, trained: Trained, split: ShardedSplit) -> dict[str, Any]:
