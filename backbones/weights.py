@@ -122,6 +122,7 @@ def load_model(source: str | Path, **changes: Any) -> Model:
     """
     folder = model_folder(source)
     saved = saved_model(folder)
+    model_entry(saved.call["name"])  # a folder must not send its reader to another one
     model = create_model(**{**saved.call, **changes})
     saved.describe(model)
     load_weights(model, folder)

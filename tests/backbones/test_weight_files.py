@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from tubelet.backbones import (
+    UnknownModel,
     WeightsError,
     create_model,
     load_model,
@@ -374,6 +375,9 @@ def test_a_saved_model_is_refused_when_its_configuration_is_not_ours(model, tmp_
     save_model(model, tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "timesformer"}))
     with pytest.raises(WeightsError, match="names no model of ours"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"name": str(tmp_path)}))
+    with pytest.raises(UnknownModel):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WeightsError, match="cannot be read"):
