@@ -38,9 +38,10 @@ CPU = torch.device("cpu")
 # Of the recipe's ten epochs: the slowest model is above 85 % after five.
 EPOCHS = 6
 # A guess between the two classes of a pair gives 50 %, however long one trains; those that see are far above by then.
-BLIND_EPOCHS = 3
+BLIND_EPOCHS = 2
 BLIND = [("c2d_r50_tiny", {}), ("timesformer_tiny", {"attention": "space"})]
-SIGHTED = [(name, {}) for name in list_models("*_tiny") if (name, {}) not in BLIND]
+# Of TimeSformer pipeline/test_embedding_learns.py shows the same through the commands.
+SIGHTED = [(name, {}) for name in list_models("*_tiny") if name not in ("c2d_r50_tiny", "timesformer_tiny")]
 
 
 @dataclass

@@ -28,7 +28,8 @@ def _fault(schema: type, fault: Mapping[str, Any]) -> str:
     where = [str(part) for part in fault["loc"]]
     if fault["type"] not in ("unexpected_keyword_argument", "extra_forbidden"):
         got = "" if isinstance(fault["input"], Mapping) else f", got {fault['input']!r}"
-        return f"{'.'.join(where)}: {fault['msg'][:1].lower()}{fault['msg'][1:]}{got}"
+        told = fault["msg"].removeprefix("Value error, ")
+        return f"{'.'.join(where)}: {told[:1].lower()}{told[1:]}{got}"
     section: Any = schema
     for part in where[:-1]:
         section = get_type_hints(section).get(part, section)

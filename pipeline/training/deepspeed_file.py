@@ -101,13 +101,12 @@ def import_deepspeed() -> Any:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for one, and warns that there is none
     import deepspeed
-    from deepspeed.ops import __compatible_ops__
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
-    if not torch.cuda.is_available():
-        # Compiles C++ for half a minute at the first start, and serves only inference.
-        __compatible_ops__["deepspeed_shm_comm"] = False
+    # Serves only inference, and would be compiled for half a minute at the first start. DeepSpeed need not even ask
+    # what can be compiled: asking runs compilers, whose complaints go to the terminal.
+    vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     return deepspeed
 
 
