@@ -60,7 +60,8 @@ def convert(config: ConvertConfig) -> Iterator[str]:
     if taken and not config.overwrite:
         raise ConfigError(f"{config.out} already holds {' and '.join(taken)}. Add --overwrite or name another folder")
     weights, label = read_weights(config.source)
-    call, remark = _call(config, weights)
+    saved = _saved(Path(config.source))
+    call, remark = _call(config, weights, saved)
     call |= config.model_args
     clip = call.pop("clip", None)
     try:
@@ -69,7 +70,6 @@ def convert(config: ConvertConfig) -> Iterator[str]:
         raise ConfigError(f"--model-args: {error}") from error
     if clip is not None:
         model.clip = replace(clip, frames=model.clip.frames, size=model.clip.size)
-    saved = _saved(Path(config.source))
     if saved is not None and saved.call["name"] == model.config["name"]:
         saved.describe(model)
     try:
@@ -92,16 +92,15 @@ def _record(source: str) -> PublishedWeights | None:
     return meant_by(source) or (named[0] if len(named) == 1 and Path(source).exists() else None)
 
 
-def _call(config: ConvertConfig, weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], str]:
+def _call(config: ConvertConfig, weights: Mapping[str, Tensor], saved: SavedModel | None) -> tuple[dict[str, Any], str]:
     """The call of create_model that builds what the weights are of, with `clip` where the source tells of one; and a
     remark on how that is known, where it might be wrong."""
-    record, saved = _record(config.source), _saved(Path(config.source))
-    remark = ""
+    record, remark = _record(config.source), ""
     if record is not None and config.model in ("", record.model):
         call = {**record.call, "clip": record.clip}
         remark = "" if record.id == config.source else f"by its name, this file is {record.id}"
     elif saved is not None and config.model in ("", saved.call["name"]):
-        call = saved.call
+        call = dict(saved.call)
     elif config.model:
         call = {"name": config.model, **_settings(config.model, weights)}
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from tubelet.datasets import ShardedSplit
 
 from ..errors import ConfigError
-from ..files import sync_folder
+from ..files import sync_folder, whole
 from .metrics import TOP, as_targets, ranked
 from .scoring import Scored
 
@@ -97,9 +96,8 @@ def write_table(results: Results, path: Path) -> None:
     schema = pa.schema(
         [(name, kind) for name, (kind, _) in columns.items()], {"tubelet": json.dumps(results.about, default=str)}
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.table([values for _, values in columns.values()], schema=schema), temporary)
-    os.replace(temporary, path)
+    with whole(path) as part:
+        pq.write_table(pa.table([values for _, values in columns.values()], schema=schema), part)
     sync_folder(path.parent)
 
 

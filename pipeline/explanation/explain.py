@@ -34,8 +34,8 @@ _CLIPS_A_MOMENT = 2  # where nothing is said of how they slide
 @dataclass(frozen=True)
 class ExplainConfig:
     checkpoint: str | None = None
-    """Folder of a training run (its best checkpoint is taken), one checkpoint in it, a folder that `tubelet convert`
-    wrote, or the id of published weights."""
+    """Folder of a training run (its best checkpoint is taken), one checkpoint in it, a folder that `tubelet export` or
+    `tubelet convert` wrote, hf-hub:OWNER/NAME for such a folder on the Hub, or the id of published weights."""
     video: Path | None = None
     """Video to explain."""
     out: Path | None = None
