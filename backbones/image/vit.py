@@ -30,36 +30,17 @@ class PatchEmbed(nn.Module):
         return self.proj(image).flatten(2).transpose(1, 2)
 
 
-# Up to this many tokens explicit products are the faster attention on a CPU, by 1.0 to 1.2 in fp32 and 2 to 6 in bf16;
-# from about 49 on they lose in fp32 (benchmarks/attention.py).
-SHORT_ON_CPU = 32
-# From LONG_ON_CPU on they win again in bf16 where no gradient is kept, by 1.4, if SCORES_ON_CPU at most exist at once.
-LONG_ON_CPU, SCORES_ON_CPU = 128, 2**22
+# Up to this many tokens explicit products are the faster attention of a bf16 training step on a CPU, by 2 to 8, since
+# the gradient of torch's fused kernel is slow there (benchmarks/attention.py).
+SHORT_ON_CPU = 512
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
     """Softmax attention (..., heads, N, C / heads), by the kernel that is fast where the tensors are."""
-    tokens = q.shape[-2]
-    if q.device.type == "cpu" and not torch.compiler.is_compiling():
-        if tokens <= SHORT_ON_CPU:
-            scores = (q * q.shape[-1] ** -0.5).contiguous() @ k.contiguous().transpose(-2, -1)
-            return F.dropout(scores.softmax(-1), dropout_p) @ v.contiguous()
-        if q.dtype == torch.bfloat16 and tokens >= LONG_ON_CPU and not dropout_p and not torch.is_grad_enabled():
-            return _attend_in_pieces(q, k, v)
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and q.shape[-2] <= SHORT_ON_CPU:
+        scores = (q * q.shape[-1] ** -0.5).contiguous() @ k.contiguous().transpose(-2, -1)
+        return F.dropout(scores.softmax(-1), dropout_p) @ v.contiguous()
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)
-
-
-def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Explicit products of several sequences together or, where one has too many scores, of some of its queries."""
-    rows = max(SCORES_ON_CPU // k.shape[-2], 1)
-    together = max(rows // q.shape[-2], 1)
-    sequences = [x.contiguous().flatten(0, -3).split(together) for x in (q * q.shape[-1] ** -0.5, k, v)]
-    pieces = [
-        ((some @ keys.transpose(-2, -1)).softmax(-1) @ values).flatten(0, 1)
-        for queries, keys, values in zip(*sequences, strict=True)
-        for some in queries.split(rows, dim=-2)
-    ]
-    return torch.cat(pieces).view(*q.shape[:-1], v.shape[-1])
 
 
 class Attention(nn.Module):

@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tubelet.backbones import (
@@ -18,6 +19,7 @@ from tubelet.backbones import (
     list_models,
     model_entry,
 )
+from tubelet.backbones.image import vit
 
 EVERY = [*list_models(), *list_models(kind="image")]
 TINY = list_models("*_tiny")
@@ -280,3 +282,16 @@ def test_cost_leaves_the_model_as_it_was() -> None:
     count_cost(model, (1, 3, 8, 48, 48))
     assert model.training
     assert model.pos_embed.device.type == "cpu"
+
+
+@pytest.mark.parametrize("tokens", [8, vit.SHORT_ON_CPU + 1])
+def test_both_ways_to_attend_in_bf16_are_attention(tokens: int) -> None:
+    exact = [torch.randn(2, 3, tokens, 16).bfloat16().double().requires_grad_() for _ in range(3)]
+    rounded = [x.detach().bfloat16().requires_grad_() for x in exact]
+    expected = F.scaled_dot_product_attention(*exact)
+    with torch.no_grad():
+        assert (vit.attend(*rounded, 0.0) - expected).abs().max() < 0.03
+    got = vit.attend(*rounded, 0.0)
+    assert (got - expected).abs().max() < 0.03
+    pairs = zip(*(torch.autograd.grad(y.sum(), xs) for y, xs in ((got, rounded), (expected, exact))), strict=True)
+    assert all((one - other).abs().max() < 0.03 for one, other in pairs)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tubelet.backbones import count_cost, create_model, load_weights
-from tubelet.backbones.image import vit
 from tubelet.backbones.layouts import WeightsError
 from tubelet.backbones.lift.conv import Conv3d
 
@@ -349,15 +348,6 @@ def test_depthwise_gradients_are_those_of_torch() -> None:
     assert all(torch.allclose(a, b) for a, b in zip(*results, strict=True))
     with torch.no_grad():
         assert torch.allclose(conv(random_input(2, 6, 4, 7, 5)), results[1][0])
-
-
-@pytest.mark.parametrize("scores", [2**22, 2**16, 2**13])
-def test_attention_in_pieces_is_attention(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vit, "SCORES_ON_CPU", scores)
-    q, k, v = (torch.randn(2, 3, 200, 16, dtype=torch.bfloat16) for _ in range(3))
-    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-    with torch.no_grad():
-        assert (vit.attend(q, k, v, 0.0).double() - exact).abs().max() < 0.03
 
 
 def test_every_block_is_in_a_group_of_its_own() -> None:
