@@ -68,9 +68,25 @@ def pytorchvideo(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         from pytorchvideo.models import hub
 
-        return getattr(hub, name)(pretrained=False)
+        network = getattr(hub, name)(pretrained=False)
+        for module in list(network.modules()):
+            for key, child in module.named_children():
+                if isinstance(child, nn.AvgPool3d):
+                    setattr(module, key, PoolInFloat(child))
+        return network
 
     return build
+
+
+class PoolInFloat(nn.Module):
+    """An average pool in fp32: PyTorch has none in bf16 on a CPU, where the peer would not run at all."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x.float()).to(x.dtype)
 
 
 class FramesFirst(nn.Module):

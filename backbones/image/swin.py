@@ -45,8 +45,9 @@ class _BiasedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(qkv, bias)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None]).transpose(1, 2).flatten(2)
+        # Detached, for even here torch takes a far slower kernel where the mask wants a gradient.
+        q, k, v = qkv.detach().permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.detach()[None]).transpose(1, 2).flatten(2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
