@@ -65,7 +65,15 @@ def parse(schema: type[Config], command: str, description: str, argv: Sequence[s
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_none)
     with registry:
-        config = tyro.cli(schema, prog=name, description=description, args=list(argv), default=default, config=settings)
+        try:
+            config = tyro.cli(
+                schema, prog=name, description=description, args=list(argv), default=default, config=settings,
+                console_outputs=_is_first(),
+            )  # fmt: skip
+        except SystemExit as end:
+            if end.code:
+                _let_the_first_speak()
+            raise
     return in_range(config, name)
 
 
@@ -102,7 +110,8 @@ def start(command: Callable[[Sequence[str]], object], argv: Sequence[str] | None
             _leave(REQUEUE)
         if _is_for_the_user(error):
             rank = os.environ.get("RANK", "0")
-            _let_the_first_speak(error)
+            if _is_in_the_arguments(error):
+                _let_the_first_speak()
             print(f"error{f' on rank {rank}' if rank != '0' else ''}: {error}", file=sys.stderr)
         else:
             traceback.print_exception(error)
@@ -120,12 +129,21 @@ def _is_for_the_user(error: Exception) -> bool:
     return isinstance(error, ConfigError | DataError | OSError | RunError | UnknownModel | VideoError | WeightsError)
 
 
-def _let_the_first_speak(error: Exception) -> None:
-    """All processes of a machine find the same fault in the same arguments: once the first has said it, the launcher
-    ends the others, which speak only if it does not."""
+def _is_in_the_arguments(error: Exception) -> bool:
     from tubelet.pipeline.errors import ConfigError
 
-    if isinstance(error, ConfigError) and os.environ.get("LOCAL_RANK", "0") != "0":
+    return isinstance(error, ConfigError)
+
+
+def _is_first() -> bool:
+    """Of the processes that a launcher started on this machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _let_the_first_speak() -> None:
+    """All processes of a machine find the same fault in the same arguments. The first says it, and the launcher ends
+    the others while they wait here: if one of them ended at once, it might end the first before that."""
+    if not _is_first():
         time.sleep(_PATIENCE)
 
 

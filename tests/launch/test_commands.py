@@ -174,6 +174,13 @@ class TestTheWrongWayRound:
         self.fails(done, f"training needs --data DIR, --out RUN. The shortest way there: {prepare} && {train}")
         assert done.out.count("training needs") == 1, done.out
 
+    @pytest.mark.slow
+    def test_unknown_option_under_a_launcher(self, start, free_port: int) -> None:
+        launcher = ("deepspeed", "--master_port", free_port, "--num_accelerators", 2)
+        done = start(*launcher, "launch/train.py", "--epoch", 3).wait(90)
+        self.fails(done, "--epoch", "--epochs")
+        assert done.out.count("Unrecognized options:") == 1, done.out
+
     def test_unknown_model(self, tubelet, dataset: Path, tmp_path: Path) -> None:
         done = tubelet("train", "--model", "timesfromer", "--data", dataset, "--out", tmp_path / "run")
         self.fails(done, "timesfromer", "timesformer")

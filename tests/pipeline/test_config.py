@@ -122,3 +122,17 @@ def test_an_unknown_model_argument_names_the_known_ones() -> None:
     config = replace(WHOLE, model=ModelConfig(model="timesformer_tiny", model_args={"dept": 2}))
     with pytest.raises(ConfigError, match="depth"):
         build_model(config, 5)
+
+
+@pytest.mark.parametrize(("local_rank", "speaks"), [("0", True), ("1", False)])
+def test_one_process_of_a_machine_says_what_is_misspelt(
+    local_rank: str, speaks: bool, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tubelet.launch.main._PATIENCE", 0.0)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(SystemExit) as ended:
+        parse(TrainConfig, "train", "", ["--epoch", "3"])
+    told = "".join(capsys.readouterr())
+    assert ended.value.code == 2
+    assert ("--epochs" in told) is speaks
+    assert bool(told) is speaks
