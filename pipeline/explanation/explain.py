@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,16 +94,30 @@ def explain(config: ExplainConfig) -> list[Path]:
     if config.image_weights is not None and not config.filters:
         raise ConfigError("--image-weights is the image network of --filters: give both, or neither")
     trained = load_network(config.checkpoint)
-    with _writing(out):  # before all the work
-        out.mkdir(parents=True, exist_ok=True)
-    if video is None:
-        picture = draw_filters(trained.model, config.image_weights)
-        with _writing(out), whole(out / FILTERS_FILE) as part:
-            picture.savefig(part)
-        return [out / FILTERS_FILE]
-    evidence = find_evidence(config, video, trained)
+    with _made(out):  # before all the work
+        if video is None:
+            picture = draw_filters(trained.model, config.image_weights)
+            with _writing(out), whole(out / FILTERS_FILE) as part:
+                picture.savefig(part)
+            return [out / FILTERS_FILE]
+        evidence = find_evidence(config, video, trained)
+        with _writing(out):
+            return _write(evidence, f"{trained.model.config['name']} sees {video.name}", out)
+
+
+@contextmanager
+def _made(out: Path) -> Iterator[None]:
+    """The folder, with those above it; what was not there before goes away, if it is empty, when the block raises."""
     with _writing(out):
-        return _write(evidence, f"{trained.model.config['name']} sees {video.name}", out)
+        new = [folder for folder in (out, *out.parents) if not folder.exists()]
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 @contextmanager
