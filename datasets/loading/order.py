@@ -88,7 +88,7 @@ def _permuted(values: np.ndarray, seed: np.random.SeedSequence | list[int]) -> n
     keys |= np.arange(len(values), dtype=np.uint64)
     keys.sort()
     keys &= np.uint64((1 << bits) - 1)
-    return values[keys]
+    return values.take(keys.view(np.int64))  # as indexing by uint64, in two thirds of its time
 
 
 def epoch_order(count: int, seed: int, epoch: int, balance: Balance | None = None) -> np.ndarray:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import sys
@@ -118,6 +119,8 @@ def prepare(config: PrepareConfig, rank: int = 0, size: int = 1) -> Card:
     """
     if config.out is None:
         raise DataError(_NOTHING_TO_DO)
+    if re.match("[a-z][a-z0-9+.-]+:$", config.out.parts[0]) and not Path(config.out.parts[0]).exists():
+        raise DataError(f"--out {config.out}: is no folder. Write the shards to one, and copy it to where it shall lie")
     _check_split_argument(config.split)
     _allowed_bad(config.max_bad, 0)
     refuse_foreign(config.out)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -20,6 +23,10 @@ from .patterns import PIPE
 
 _TRIES = 3
 _PAUSE_S = 2.0  # before the second try; twice that before the third
+_LIMIT = "TUBELET_CACHE_GB"
+_FREE_SHARE = 1 / 20  # of the disk, without a limit
+_IN_USE = ".in-use"  # in each folder of the cache, locked by the processes that use it; its time is when the last began
+_held: dict[Path, int] = {}  # folders that this process uses, and the descriptor of that lock
 
 
 class NotThere(DataError):
@@ -49,8 +56,10 @@ def bring(location: str, path: Path, sha256: str | None = None, again: bool = Fa
     """Brings the file at `location`, or what a command puts out, to `path`, unless it is there; with `again` anyway.
 
     It is there whole or not at all; of several processes that ask at once one fetches it, and the others wait.
+    Then the cache is brought back to its limit. What lies in the same folder stays for as long as this process lives.
     Raises NotThere, or DataError for what cannot be fetched, or has another sha256, or finds no room.
     """
+    _hold(path.parent)
     if path.is_file() and not again:
         return
     with alone(path):
@@ -64,6 +73,55 @@ def bring(location: str, path: Path, sha256: str | None = None, again: bool = Fa
             raise DataError(_unreachable(location, path, error)) from error
         finally:
             temporary.unlink(missing_ok=True)
+    if path.suffix == ".tar":
+        _make_room(path.parent.parent)
+
+
+def _hold(folder: Path) -> None:
+    """Keeps others from removing what is in `folder` until this process ends."""
+    if folder in _held:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / _IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        os.utime(descriptor)
+    except OSError as error:
+        raise DataError(_unusable(folder, error)) from error
+    _held[folder] = descriptor
+
+
+def _make_room(cache: Path) -> None:
+    """Removes tars, those of the folders used longest ago first and none of one in use, until the cache is no larger
+    than it may be."""
+    excess = _excess(cache)
+    marks = sorted(cache.glob(f"*/{_IN_USE}"), key=lambda mark: mark.stat().st_mtime) if excess > 0 else []
+    for mark in marks:
+        with suppress(OSError), mark.open("r+b") as lock:  # one in use, or of another user
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for tar in sorted(mark.parent.glob("*.tar")):
+                if excess <= 0:
+                    return
+                size = tar.stat().st_size
+                tar.unlink()
+                excess -= size
+    if excess > 0:
+        print(
+            f"{cache}: the cache is {excess / 1e9:,.1f} GB larger than it may be, and what is left is in use. "
+            f"${_LIMIT} says how large it may be, --cache where it is",
+            file=sys.stderr,
+        )
+
+
+def _excess(cache: Path) -> float:
+    """Bytes that the tars of a cache are above its limit; without one, that the disk lacks to have some room left."""
+    if (limit := os.environ.get(_LIMIT)) is None:
+        disk = shutil.disk_usage(cache)
+        return disk.total * _FREE_SHARE - disk.free
+    if not re.fullmatch(r"\d+(\.\d*)?", limit):
+        raise DataError(f"${_LIMIT}: is {limit!r} where a number of gigabytes is wanted, such as 500")
+    tars = (tar for mark in cache.glob(f"*/{_IN_USE}") for tar in mark.parent.glob("*.tar"))
+    return sum(tar.stat().st_size for tar in tars) - float(limit) * 1e9
 
 
 @contextmanager
@@ -75,7 +133,7 @@ def alone(path: Path) -> Iterator[None]:
         lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
         lock.acquire()
     except (OSError, NotImplementedError) as error:
-        raise DataError(f"{path.parent}: cannot be used as a cache ({error}); give another with --cache") from error
+        raise DataError(_unusable(path.parent, error)) from error
     try:
         yield
     finally:
@@ -124,6 +182,10 @@ def checksum(path: Path) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _unusable(folder: Path, error: Exception) -> str:
+    return f"{folder}: cannot be used as a cache ({error}); give another with --cache"
 
 
 def _is_not_there(error: Exception) -> bool:

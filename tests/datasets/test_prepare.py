@@ -178,3 +178,10 @@ class TestWhatIsRefused:
     def test_an_unknown_split(self, copy: Path) -> None:
         with pytest.raises(DataError, match="no split 'dev'; it has train, val"):
             ShardedSplit(copy, "dev")
+
+
+def test_shards_are_written_to_a_folder_only(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="--out s3:/bucket/data: is no folder"):
+        prepare(PrepareConfig(videos=videos, out=Path("s3://bucket/data")))
+    assert not any(tmp_path.iterdir())

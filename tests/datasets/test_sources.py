@@ -343,6 +343,86 @@ class TestThroughFsspec:
         assert not files_in(cache, "*.tar*")
 
 
+def fetch(bucket: str, cache: Path, number: int = 0) -> None:
+    ShardedSplit(bucket, "train", cache).open(number).close()
+
+
+def fetch_elsewhere(bucket: str, cache: Path) -> None:
+    """In a process that ends, and with it its use of the dataset."""
+    process = multiprocessing.get_context("fork").Process(target=fetch, args=(bucket, cache))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+class TestCacheLimit:
+    @pytest.fixture
+    def buckets(self, dataset: Path) -> Iterator[list[str]]:
+        files = fsspec.filesystem("memory")
+        for name in "abc":
+            for path in dataset.iterdir():
+                files.pipe_file(f"/bucket/{name}/{path.name}", path.read_bytes())
+        yield [f"memory://bucket/{name}" for name in "abc"]
+        files.rm("/bucket", recursive=True)
+
+    @pytest.fixture
+    def gigabytes(self, dataset: Path) -> float:
+        """Of the shard that `fetch` fetches."""
+        return read_card(dataset).splits["train"].shards[0].bytes / 1e9
+
+    def tars(self, cache: Path) -> list[str]:
+        return [path.parent.name.split("-")[0][-1] for path in files_in(cache, "*.tar")]
+
+    def test_what_was_used_longest_ago_goes(
+        self, buckets: list[str], cache: Path, gigabytes: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TUBELET_CACHE_GB", f"{2.5 * gigabytes:.12f}")
+        for name in (0, 1, 0):
+            fetch_elsewhere(buckets[name], cache)
+        assert self.tars(cache) == ["a", "b"]
+        fetch_elsewhere(buckets[2], cache)
+        assert self.tars(cache) == ["a", "c"]
+
+    def test_what_is_in_use_stays(
+        self,
+        buckets: list[str],
+        cache: Path,
+        gigabytes: float,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture,
+    ) -> None:
+        monkeypatch.setenv("TUBELET_CACHE_GB", f"{1.5 * gigabytes:.12f}")
+        fetch(buckets[0], cache)
+        fetch_elsewhere(buckets[1], cache)
+        assert self.tars(cache) == ["a", "b"]
+        assert "what is left is in use" in capfd.readouterr().err
+        fetch_elsewhere(buckets[2], cache)
+        assert self.tars(cache) == ["a", "c"]
+
+    def test_without_a_limit_the_disk_keeps_some_room(
+        self, buckets: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fetch_elsewhere(buckets[0], cache)
+        usage = shutil.disk_usage(cache)._replace(free=0)
+        monkeypatch.setattr("tubelet.datasets.shards.cache.shutil.disk_usage", lambda _: usage)
+        fetch_elsewhere(buckets[1], cache)
+        assert self.tars(cache) == ["b"]
+
+    def test_tars_that_it_did_not_fetch_are_not_its_own(
+        self, buckets: list[str], dataset: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (cache / "mine").mkdir(parents=True)
+        shutil.copy(next(dataset.glob("*.tar")), cache / "mine" / "0.tar")
+        monkeypatch.setenv("TUBELET_CACHE_GB", "0")
+        fetch_elsewhere(buckets[0], cache)
+        assert (cache / "mine" / "0.tar").is_file()
+
+    def test_a_limit_that_is_no_number(self, buckets: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TUBELET_CACHE_GB", "1TB")
+        with pytest.raises(DataError, match=r"\$TUBELET_CACHE_GB: is '1TB' where a number of gigabytes is wanted"):
+            fetch(buckets[0], cache)
+
+
 class TestPipes:
     def test_the_output_of_a_command(self, dataset: Path, cache: Path, capfd: pytest.CaptureFixture) -> None:
         shards = sorted(dataset.glob("*-val-*.tar"))
