@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 from .errors import VideoError
 from .pixels import Pixels
 from .reader import VideoReader
-from .scan import decode_all, video_stream
+from .scan import video_stream, whole_frames
 from .source import Source
 from .table import Scan
 from .transforms import Box, check_box
@@ -174,9 +174,7 @@ class PyAVReader(VideoReader):
     def _from_start(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
         """The same by decoding the whole way, which is right for every file. Errors: VideoError at any damage."""
         left, scan = set(wanted.tolist()), self._scan
-        for index, frame in enumerate(decode_all(self._source)):
-            if not isinstance(frame, VideoFrame) or frame.is_corrupt:
-                raise VideoError(self._source.name, f"frame {index} of {self.info.frames} is damaged")
+        for index, frame in enumerate(whole_frames(self._source, self.info.frames)):
             if not scan.distrust and (index >= self.info.frames or frame.pts != scan.pts[scan.order[index]]):
                 raise VideoError(self._source.name, f"frame {index} is not the one that its packet announced")
             if index in left:

@@ -24,7 +24,7 @@ from .encode import writing
 from .errors import VideoError
 from .info import VideoInfo
 from .pixels import samples
-from .scan import Scan, decode_all, scan_source, video_stream
+from .scan import Scan, scan_source, video_stream, whole_frames
 from .source import Source, Span
 
 _RECIPE = {
@@ -127,9 +127,7 @@ def _upright(frame: VideoFrame, quarters: int) -> VideoFrame:
 
 def _from_start(source: Source, scan: Scan, first: int, after: int) -> Iterator[VideoFrame]:
     index, total, begin = -1, scan.info.frames, None
-    for index, frame in enumerate(decode_all(source)):
-        if not isinstance(frame, VideoFrame) or frame.is_corrupt:
-            raise VideoError(source.name, f"frame {index} of {total} is damaged")
+    for index, frame in enumerate(whole_frames(source, total)):
         begin = _seconds(frame) if begin is None else begin
         if not scan.distrust and (index == total or not _is_at(frame, begin + scan.times[index])):
             raise VideoError(source.name, f"frame {index} of {total} is missing or damaged")

@@ -67,7 +67,7 @@ def scan_source(source: Source) -> Scan:
         declared = stream.average_rate
         codec = stream.codec_context.codec.canonical_name
     if distrust:
-        order, pts = np.zeros(0, np.int64), _decoded_pts(source)
+        order, pts = np.zeros(0, np.int64), [frame.pts for frame in whole_frames(source)]
     else:
         order = np.flatnonzero(table.shown)[np.argsort(table.pts[table.shown], kind="stable")]
         pts = [int(value) for value in table.pts[order]]
@@ -96,6 +96,15 @@ def decode_all(source: Source) -> Iterator[VideoFrame | av.FFmpegError]:
                 yield error
                 continue
             yield from frames
+
+
+def whole_frames(source: Source, total: int | None = None) -> Iterator[VideoFrame]:
+    """Every frame of `source` from the start, in output order. total: how many there should be, where that is known.
+    Errors: VideoError at the first damage."""
+    for number, frame in enumerate(decode_all(source)):
+        if not isinstance(frame, VideoFrame) or frame.is_corrupt:
+            raise VideoError(source.name, f"frame {number}{f' of {total}' if total else ''} is damaged")
+        yield frame
 
 
 class _Packet(NamedTuple):
@@ -205,16 +214,6 @@ def _distrust(table: _Table, format: str, codec: str, reordered: bool) -> str | 
     if format == "avi" and codec in _MPEG4_FAMILY and reordered:
         return "an AVI of B-frames packs two frames in a packet and has no right time stamps"
     return None
-
-
-def _decoded_pts(source: Source) -> list[int | None]:
-    """pts of every frame by decoding them all. Errors: VideoError at the first damage."""
-    stamps: list[int | None] = []
-    for frame in decode_all(source):
-        if not isinstance(frame, VideoFrame) or frame.is_corrupt:
-            raise VideoError(source.name, f"frame {len(stamps)} is damaged")
-        stamps.append(frame.pts)
-    return stamps
 
 
 def _timing(

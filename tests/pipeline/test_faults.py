@@ -13,8 +13,10 @@ from tubelet.datasets import (
     QUARANTINED,
     ClipSettings,
     Position,
+    PrepareConfig,
     ShardedSplit,
     TrainOrder,
+    prepare,
     train_batches,
 )
 from tubelet.pipeline.errors import ConfigError, RunError
@@ -125,23 +127,30 @@ def test_a_run_that_goes_on_sees_the_same_clips(dataset: Path, tmp_path: Path, p
     assert set(read_quarantine(tmp_path / "straight" / "quarantine.jsonl")) <= damaged
 
 
-def test_a_run_over_damaged_shards_names_each_bad_video(tubelet, dataset: Path, tmp_path: Path) -> None:
-    shutil.copytree(dataset, tmp_path / "data")
+def test_a_run_over_damaged_shards_names_each_bad_video(tubelet, videos: Path, tmp_path: Path) -> None:
+    """One in twenty, whole, in part and in their header."""
+    for path in [path for path in videos.rglob("*") if path.is_file()]:
+        for copy in range(5):
+            (folder := tmp_path / "videos" / path.parent.name).mkdir(parents=True, exist_ok=True)
+            (folder / f"{path.stem}-{copy}{path.suffix}").symlink_to(path)
+    prepare(PrepareConfig(tmp_path / "data", tmp_path / "videos", split="train", check="packets", shard_mb=0.5))
     split = ShardedSplit(tmp_path / "data", "train")
-    damaged = {damage(split, video, 0.0, 1.0) for video in (2, 13)}
+    parts = [(0.0, 1.0), (0.0, 0.1), (0.4, 1.0)]
+    damaged = {damage(split, video, *parts[video // 20 % 3]) for video in range(0, len(split), 20)}
+    assert (len(split), len(damaged)) == (120, 6)
     words = ("train", "--model", "timesformer_tiny", "--model-args", "dim=32", "depth=1", "heads=2", "--workers", 2)
-    words += ("--data", tmp_path / "data", "--batch-size", 4, "--repeats", 2, "--balance", 0.5, "--eval-every", 0)
+    words += ("--data", tmp_path / "data", "--batch-size", 16, "--repeats", 2, "--balance", 0.5, "--eval-every", 0)
     run = tmp_path / "run"
     done = tubelet(*words, "--epochs", 2, "--out", run)
     assert done.code == 0, done.out
     assert set(read_quarantine(run / "quarantine.jsonl")) == damaged
-    assert "2 videos could not be read; " in done.out
+    assert f"{len(damaged)} videos could not be read; " in done.out
     assert all(done.out.count(f"bad video {key}: ") == 1 for key in damaged)
 
     other = tmp_path / "other"
     again = tubelet(*words, "--epochs", 1, "--out", other, "--quarantine", run / "quarantine.jsonl")
     assert again.code == 0, again.out
-    assert "2 of its 2 videos are here" in again.out
+    assert "6 of its 6 videos are here" in again.out
     assert not (other / "quarantine.jsonl").exists()
     last = json.loads((other / "log.jsonl").read_text().splitlines()[-1])
     assert last["faults"].keys() == {QUARANTINED}
