@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 _FAST = {
-    "libx264": {"preset": "veryfast", "crf": "23"},
+    "libx264": {"preset": "veryfast", "crf": "23", "x264-params": "cpu-independent=1"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0"},
     "mpeg4": {"qscale": "4"},
 }

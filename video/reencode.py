@@ -34,7 +34,8 @@ _RECIPE = {
     "keyint_min": "32",
     "sc_threshold": "0",
     "bf": "3",
-    "x264-params": "open-gop=0:b-pyramid=0:b-adapt=0:cabac=0:no-deblock=1",
+    # cpu-independent: x264's instructions for AVX-512 round otherwise, and not alike each time.
+    "x264-params": "open-gop=0:b-pyramid=0:b-adapt=0:cabac=0:no-deblock=1:cpu-independent=1",
 }
 # With these flags swscale gives the same pixels on every processor. PyAV 17 does not know them yet.
 _FLAGS = [Interpolation[name] for name in ("ACCURATE_RND", "BITEXACT") if name in Interpolation.__members__]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -156,6 +157,14 @@ def test_the_same_bytes_each_time(tmp_path, videos):
     for name in ("a.mp4", "b.mp4"):
         reencode(videos["h264.mp4"], tmp_path / name, frames=(10, 40))
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_the_same_bytes_on_another_processor(tmp_path, videos, monkeypatch):
+    reencode(videos["h264.mp4"], tmp_path / "here.mp4", frames=(10, 40))
+    recipe = sys.modules[reencode.__module__]._RECIPE
+    monkeypatch.setitem(recipe, "x264-params", recipe["x264-params"] + ":asm=0")  # without any vector instructions
+    reencode(videos["h264.mp4"], tmp_path / "there.mp4", frames=(10, 40))
+    assert (tmp_path / "here.mp4").read_bytes() == (tmp_path / "there.mp4").read_bytes()
 
 
 def test_quality(tmp_path, videos):
