@@ -44,16 +44,20 @@ class Balance:
     Without replacement as far as can be: a class of n videos that comes q times an epoch shows each of them q // n
     times, and the q % n that come once more walk from epoch to epoch through permutations of the class, so that over
     any number of first epochs no video of a class has come more than once more often than another of it.
-    labels: (videos,) the class number of each.
+    labels: (videos,) the class number of each. factors: (classes,) by which each class comes more often still, none for
+    all alike; a class of factor 0 does not come. Raises ValueError where none comes.
     """
 
-    def __init__(self, labels: np.ndarray, power: float):
+    def __init__(self, labels: np.ndarray, power: float, factors: np.ndarray | None = None):
         # numpy sorts 16 bits by radix, ten times as fast.
         short = labels.astype(np.uint16) if labels.min() >= 0 and labels.max() < 1 << 16 else labels
-        _, counts = np.unique(short, return_counts=True)
+        classes, counts = np.unique(short, return_counts=True)
         by_class = np.argsort(short, kind="stable").astype(np.uint32)
         self.members = np.split(by_class, np.cumsum(counts)[:-1])
-        self.quotas = _apportion(counts ** (1.0 - power), len(labels))
+        weights = counts ** (1.0 - power) * (1.0 if factors is None else factors[classes])
+        if not weights.any():
+            raise ValueError("no class is left to be seen")
+        self.quotas = _apportion(weights, len(labels))
 
     def samples(self, seed: int, epoch: int) -> np.ndarray:
         """The videos of an epoch (videos,) uint32, class by class."""

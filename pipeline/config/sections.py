@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from .types import Count, Half, KeyValues, Natural, NotNegative, Positive, Precision, Sampling, Share, Views
+from .types import Count, Factors, Half, KeyValues, Natural, NotNegative, Positive, Precision, Sampling, Share, Views
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class DataConfig:
     balance: Share = 0.0
     """How far rare classes are made up for: a class of n videos is seen in proportion to n^(1 - balance). 0: as often
     as it has videos, 0.5: by the square root, 1: all classes alike. An epoch keeps its length."""
+    class_weights: Factors = field(default_factory=dict)
+    """Classes, by name, that are to be seen this many times as often as `balance` has them; 0 leaves one out."""
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """Which library decodes; a file it is known to read wrongly goes to pyav all the same."""
     bad_samples: Literal["replace", "skip", "stop"] = "replace"

@@ -45,13 +45,12 @@ def _key_values(words: list[str]) -> dict[str, Any]:
     return pairs
 
 
-KeyValues = Annotated[
-    dict[str, Any],
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="KEY=VALUE",
-        instance_from_str=_key_values,
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda pairs: [f"{key}={value}" for key, value in pairs.items()],
-    ),
-]
+_KEY_VALUE = tyro.constructors.PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="KEY=VALUE",
+    instance_from_str=_key_values,
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda pairs: [f"{key}={value}" for key, value in pairs.items()],
+)
+KeyValues = Annotated[dict[str, Any], _KEY_VALUE]
+Factors = Annotated[dict[str, NotNegative], _KEY_VALUE]

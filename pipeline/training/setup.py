@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -107,10 +108,29 @@ def clip_of(config: TrainConfig, model: Model) -> ClipSpec:
 
 def order_of(config: TrainConfig, split: ShardedSplit, world: World) -> TrainOrder:
     """The order of a run's samples, one sample for all crops of a clip."""
-    data = config.data
-    balance = Balance(split.labels, data.balance) if data.balance else None
-    videos = data.batch_size // data.repeats
+    videos, balance = config.data.batch_size // config.data.repeats, balance_of(config, split)
     return TrainOrder.fitting(len(split), config.run.seed, videos, world.size, config.optim.accumulate, balance)
+
+
+def balance_of(config: TrainConfig, split: ShardedSplit) -> Balance | None:
+    """How often each class comes, None for as often as it has videos. Raises ConfigError for classes that the data has
+    not, or whose videos have several labels."""
+    power, weights = config.data.balance, config.data.class_weights
+    if not power and not weights:
+        return None
+    if split.card.multilabel:
+        raise ConfigError("--balance and --class-weights are for videos of one class each; these have several labels")
+    numbers = {name: number for number, name in enumerate(split.classes)}
+    if unknown := [name for name in weights if name not in numbers]:
+        near = difflib.get_close_matches(unknown[0], numbers, 3) or list(numbers)[:3]
+        raise ConfigError(f"--class-weights: the data has no class {unknown[0]!r}, but {', '.join(map(repr, near))}")
+    factors = np.ones(len(numbers))
+    for name, factor in weights.items():
+        factors[numbers[name]] = factor
+    try:
+        return Balance(split.labels, power, factors)
+    except ValueError as error:
+        raise ConfigError(f"--class-weights: {error}") from error
 
 
 def clip_settings(config: TrainConfig) -> ClipSettings:

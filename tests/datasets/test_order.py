@@ -141,3 +141,20 @@ def test_a_balanced_run_goes_on_where_it_was(sizes: list[int], power: float, wor
 def test_every_video_is_evaluated_on_one_rank(count: int, world: int) -> None:
     shares = [index for rank in range(world) for index in rank_share(count, world, rank)]
     assert sorted(shares) == list(range(count))
+
+
+@given(long_tails, powers, st.data())
+def test_factors_say_how_much_more_often_a_class_comes(sizes: list[int], power: float, data: st.DataObject) -> None:
+    factors = np.array(
+        data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=len(sizes), max_size=len(sizes)))
+    )
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    if not factors.any():
+        with pytest.raises(ValueError, match="no class is left"):
+            Balance(labels, power, factors)
+        return
+    order = epoch_order(len(labels), 5, 1, Balance(labels, power, factors))
+    came = np.bincount(labels[order], minlength=len(sizes))
+    exact = sizes ** (1 - power) * factors
+    assert (abs(came - exact * len(labels) / exact.sum()) < 1).all()
+    assert not came[factors == 0].any()
