@@ -23,6 +23,9 @@ from tubelet.datasets import DemoConfig, PrepareConfig, ShardedSplit, checksum, 
 from tubelet.pipeline.checkpoints.state import STATE_FILE, WEIGHTS_FILE, Clip, State
 from tubelet.pipeline.files import write_json
 
+sys.path.append(str(Path(__file__).parent))
+from forking import Forked, Forks
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sys.executable).parent
 
@@ -60,15 +63,12 @@ class Finished:
     out: str
 
 
+@dataclass(frozen=True)
 class Started:
-    """A command in a process group of its own, so that all it has started can be ended with it."""
+    """A command in a session of its own, so that all it has started can be ended with it."""
 
-    def __init__(self, command: list[str], cwd: Path, log: Path, env: dict[str, str]):
-        self.log = log
-        with log.open("w") as handle:
-            self.process = subprocess.Popen(
-                command, cwd=cwd, stdout=handle, stderr=subprocess.STDOUT, env=env, start_new_session=True
-            )
+    process: subprocess.Popen | Forked
+    log: Path
 
     def wait(self, timeout: float = 240) -> Finished:
         try:
@@ -83,31 +83,80 @@ class Started:
         self.process.wait()
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Of commands. Launchers start `python` by its path or by name: both must be this environment's."""
+    path = os.pathsep.join([str(SCRIPTS), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+
+
+@pytest.fixture(scope="session")
+def forks():
+    server = Forks(environment())
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def start(tmp_path: Path):
     """Starts a command from the repository's root: start("tubelet", "train", ...) or start("deepspeed", ...)."""
     started: list[Started] = []
 
     def run(*words: object, cwd: Path = ROOT, **env: str) -> Started:
-        command = [str(SCRIPTS / str(words[0])), *map(str, words[1:])]
-        # Launchers start `python` by its path or by name: both must be this environment's.
-        path = os.pathsep.join([str(SCRIPTS), os.environ["PATH"]])
-        everything = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env}
-        started.append(Started(command, cwd, tmp_path / f"log-{len(started)}.txt", everything))
+        command, log = [str(SCRIPTS / str(words[0])), *map(str, words[1:])], tmp_path / f"log-{len(started)}.txt"
+        with log.open("w") as handle:
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                stdout=handle,
+                stderr=subprocess.STDOUT,
+                env=environment(**env),
+                start_new_session=True,
+            )
+        started.append(Started(process, log))
         return started[-1]
 
     yield run
+    end(started)
+
+
+@pytest.fixture
+def fork(tmp_path: Path, forks: Forks):
+    """Starts a command of ours without its imports: fork("train", ...); as one of several ranks with RANK and so on."""
+    started: list[Started] = []
+
+    def run(*words: object, cwd: Path = ROOT, **env: str) -> Started:
+        log = tmp_path / f"fork-{len(started)}.txt"
+        process = forks.start(["tubelet", *map(str, words)], cwd, log, environment(**env))
+        started.append(Started(process, log))
+        return started[-1]
+
+    yield run
+    end(started)
+
+
+def end(started: list[Started]) -> None:
     for one in started:
         if one.process.poll() is None:
             one.kill()
 
 
 @pytest.fixture
-def tubelet(start):
+def tubelet(fork):
     """Runs a command of ours to its end: tubelet("prepare", "--videos", ...)."""
 
     def run(*words: object, **env: str) -> Finished:
-        return start("tubelet", *words, **env).wait()
+        return fork(*words, **env).wait()
+
+    return run
+
+
+@pytest.fixture
+def ranks(fork):
+    """Starts a command in two processes as a launcher would, by rank: ranks(port, "train", ...)."""
+
+    def run(port: int, *words: object) -> list[Started]:
+        place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return [fork(*words, **place, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
 
     return run
 

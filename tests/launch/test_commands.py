@@ -30,13 +30,9 @@ def losses(run: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in training}
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-def test_the_whole_way_in_two_processes(start, tubelet, dataset: Path, runs: Path, free_port: int) -> None:
-    run = runs / "two"
+def test_the_whole_way_in_two_processes(start, dataset: Path, tmp_path: Path, free_port: int) -> None:
+    """By the programs as they are installed."""
+    run, embeddings = tmp_path / "two", tmp_path / "embeddings"
     words = ("--data", dataset, "--out", run, "--epochs", 2, "--batch-size", 2, "--accumulate", 2, "--log-every", 1)
     done = deepspeed(start, free_port, 2, *words, "--zero-stage", 1, "--views", "2x3").wait()
     assert done.code == 0, done.out
@@ -48,55 +44,58 @@ def test_the_whole_way_in_two_processes(start, tubelet, dataset: Path, runs: Pat
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["frames"] == 8
     assert list((run / "tensorboard").iterdir())
 
-    evaluated = tubelet("evaluate", "--checkpoint", run, "--data", dataset)
+    evaluated = start("tubelet", "evaluate", "--checkpoint", run, "--data", dataset).wait()
     assert evaluated.code == 0, evaluated.out
     assert "per video top-1" in evaluated.out
     assert "(8 videos, 6 views each)" in evaluated.out
 
-    embedded = tubelet("embed", "--checkpoint", run, "--data", dataset, "--out", runs / "embeddings", "--clips", 2)
+    words = ("--checkpoint", run, "--data", dataset, "--out", embeddings, "--clips", 2)
+    embedded = start("tubelet", "embed", *words).wait()
     assert embedded.code == 0, embedded.out
-    frame = pandas.read_parquet(runs / "embeddings")
+    frame = pandas.read_parquet(embeddings)
     assert list(frame.columns) == ["key", "split", "label", "start", "end", "vector"]
     assert len(frame) == 24 * 2
     assert frame.key.nunique() == 24
     assert (frame.label == frame.key.str.split("/").str[0]).all()
     assert (frame.end > frame.start).all()
     assert {len(vector) for vector in frame.vector} == {32}
-    about = json.loads(pq.read_schema(next((runs / "embeddings").glob("*.parquet"))).metadata[b"tubelet"])
+    about = json.loads(pq.read_schema(next(embeddings.glob("*.parquet"))).metadata[b"tubelet"])
     assert about["model"]["name"] == "timesformer_tiny"
 
 
 def test_a_run_killed_in_the_middle_goes_on_with_the_same_losses(
-    start, dataset: Path, runs: Path, free_port: int
+    ranks, tubelet, dataset: Path, tmp_path: Path, free_port: int
 ) -> None:
-    words = ("--data", dataset, "--epochs", 6, "--batch-size", 4, "--log-every", 1, "--eval-every", 0)
+    straight, run = tmp_path / "straight", tmp_path / "killed"
+    words = ("train", *TINY, "--data", dataset, "--epochs", 6, "--batch-size", 4, "--log-every", 1, "--eval-every", 0)
     words += ("--save-steps", 3, "--keep", 1)
     words += ("--model-args", "dim=32", "depth=2", "heads=2", "drop_path=0.2", "dropout=0.1")
     words += ("--rand-augment", "m7-n4-mstd0.5-inc1", "--color-jitter", 0.4, 0.4, 0.4, 0.1, "--erasing", 0.5)
     words += ("--mixup", 0.8, "--cutmix", 1.0, "--label-smoothing", 0.1)
-    straight = deepspeed(start, free_port, 2, *words, "--out", runs / "straight").wait()
-    assert straight.code == 0, straight.out
+    ended = [rank.wait() for rank in ranks(free_port, *words, "--out", straight)]
+    assert [one.code for one in ended] == [0, 0], ended[0].out
 
-    killed = deepspeed(start, free_port + 1, 2, *words, "--out", runs / "killed")
+    started = ranks(free_port, *words, "--out", run)
     deadline = time.monotonic() + 120
-    log = runs / "killed" / "log.jsonl"
+    log = run / "log.jsonl"
     while time.monotonic() < deadline and not (log.exists() and '"step": 5' in log.read_text()):
         time.sleep(0.02)
-    killed.kill()
-    done_steps = max(losses(runs / "killed"))
+    for rank in started:
+        rank.kill()
+    done_steps = max(losses(run))
     assert 5 <= done_steps < 12, "not killed in the middle"
-    assert (runs / "killed" / "checkpoints" / "latest").exists()
+    assert (run / "checkpoints" / "latest").exists()
 
-    refused = start("tubelet", "train", *TINY, *words, "--out", runs / "killed").wait()
+    refused = tubelet(*words, "--out", run)
     assert refused.code == 1
     assert "already holds a run. Add --resume auto" in refused.out
 
-    resumed = deepspeed(start, free_port + 3, 2, *words, "--out", runs / "killed", "--resume", "auto").wait()
-    assert resumed.code == 0, resumed.out
-    assert "going on at step" in resumed.out
-    assert losses(runs / "killed") == losses(runs / "straight")
+    ended = [rank.wait() for rank in ranks(free_port, *words, "--out", run, "--resume", "auto")]
+    assert [one.code for one in ended] == [0, 0], ended[0].out
+    assert "going on at step" in ended[0].out
+    assert losses(run) == losses(straight)
     last = "checkpoints/step-00000012/model.safetensors"
-    ours, theirs = load_file(runs / "killed" / last), load_file(runs / "straight" / last)
+    ours, theirs = load_file(run / last), load_file(straight / last)
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
@@ -155,8 +154,8 @@ class TestTheWrongWayRound:
         for part in parts:
             assert part in flat, done.out
 
-    def test_unknown_command(self, tubelet) -> None:
-        self.fails(tubelet("trian"), "no command 'trian'. Did you mean train?")
+    def test_unknown_command(self, start) -> None:
+        self.fails(start("tubelet", "trian").wait(), "no command 'trian'. Did you mean train?")
 
     def test_unknown_option(self, tubelet) -> None:
         self.fails(tubelet("train", "--epoch", 3), "--epoch", "--epochs")
@@ -181,9 +180,9 @@ class TestTheWrongWayRound:
         self.fails(done, "--epoch", "--epochs")
         assert done.out.count("Unrecognized options:") == 1, done.out
 
-    def test_unknown_model(self, tubelet, dataset: Path, tmp_path: Path) -> None:
-        done = tubelet("train", "--model", "timesfromer", "--data", dataset, "--out", tmp_path / "run")
-        self.fails(done, "timesfromer", "timesformer")
+    def test_unknown_model(self, start, dataset: Path, tmp_path: Path) -> None:
+        words = ("train", "--model", "timesfromer", "--data", dataset, "--out", tmp_path / "run")
+        self.fails(start("tubelet", *words).wait(), "timesfromer", "timesformer")
 
     def test_folder(self, tubelet, tmp_path: Path) -> None:  # the others are in tests/datasets/test_manifest.py
         self.fails(tubelet("prepare", "--videos", tmp_path / "no", "--out", tmp_path / "out"), "no such folder")
@@ -196,11 +195,11 @@ class TestTheWrongWayRound:
         done = tubelet("evaluate", "--checkpoint", trained, "--data", dataset, "--views", "0x3")
         self.fails(done, "views: views are temporal x spatial, such as 4x3", "got '0x3'")
 
-    def test_more_ranks_than_videos(self, start, tmp_path: Path, videos: Path, tubelet, free_port: int) -> None:
+    def test_more_ranks_than_videos(self, ranks, tmp_path: Path, videos: Path, tubelet, free_port: int) -> None:
         words = ("--videos", videos, "--out", tmp_path / "few", "--split", "0.95", "--check", "packets")
         assert tubelet("prepare", *words).code == 0  # one training video of each class
         words = ("--data", tmp_path / "few", "--out", tmp_path / "run", "--accumulate", 3)
-        done = deepspeed(start, free_port, 2, *words).wait()
+        done = ranks(free_port, "train", *TINY, *words)[0].wait()
         self.fails(done, "4 training videos are too few for 2 ranks x 3 accumulated batches")
 
     def test_checkpoint_of_another_model(self, tubelet, trained: Path, dataset: Path, tmp_path: Path) -> None:
@@ -256,8 +255,8 @@ class TestTheWrongWayRound:
         self.fails(tubelet(*words, "--zero-stage", 1), "--precision fp16 needs a GPU")
 
 
-def test_help_names_defaults_and_units(tubelet) -> None:
-    assert "prepare" in tubelet("--help").out
+def test_help_names_defaults_and_units(start, tubelet) -> None:
+    assert "prepare" in start("tubelet", "--help").wait().out
     for command in ("prepare", "train"):
         done = tubelet(command, "--help")
         assert done.code == 0

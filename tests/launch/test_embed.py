@@ -35,7 +35,7 @@ def same_content(one: Path, other: Path) -> bool:
 
 
 def test_killed_runs_in_two_processes_store_what_a_straight_one_does(
-    start, tubelet, run: Path, videos: Path, tmp_path: Path, free_port: int
+    start, fork, tubelet, run: Path, videos: Path, tmp_path: Path, free_port: int
 ) -> None:
     words = ("--checkpoint", run, "--data", videos, "--every-seconds", 0.1, "--part-mb", 0.05, "--batch-size", 4)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
@@ -45,7 +45,7 @@ def test_killed_runs_in_two_processes_store_what_a_straight_one_does(
     parts = len(list(straight.glob("*.parquet")))
     assert parts > 5
     # Slowed by its single worker, and killed as soon as a part is whole and another is on its way.
-    started = start("tubelet", "embed", *words, "--out", killed, "--workers", 1)
+    started = fork("embed", *words, "--out", killed, "--workers", 1)
     deadline = time.monotonic() + 60
     while not list(killed.glob("*.parquet")) or not list(killed.glob(".part-*.tmp")):
         assert started.process.poll() is None, started.log.read_text()

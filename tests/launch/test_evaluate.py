@@ -44,24 +44,25 @@ def test_what_it_leaves(alone: Path, dataset: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_and_a_kill_change_nothing(
-    start, alone: Path, checkpoint: Path, dataset: Path, tmp_path: Path, free_port: int
+    start, ranks, tubelet, alone: Path, checkpoint: Path, dataset: Path, tmp_path: Path, free_port: int
 ) -> None:
     out = tmp_path / "two.json"
     arguments = words(checkpoint, dataset, out)
-    launcher = ("torchrun", "--nproc-per-node", 2, "--master-port", free_port, "launch/evaluate.py")
-    killed = start(*launcher, *arguments)
+    killed = ranks(free_port, "evaluate", *arguments)
     deadline = time.monotonic() + 100
     while not any(file.stat().st_size for file in tmp_path.glob(".two.unfinished/scores-*.jsonl")):
-        assert time.monotonic() < deadline, killed.log.read_text()
+        assert time.monotonic() < deadline, killed[0].log.read_text()
         time.sleep(0.005)
-    killed.kill()
+    for rank in killed:
+        rank.kill()
     assert not out.exists()
 
-    done = start("tubelet", "evaluate", *arguments, "--against", alone).wait(100)  # by one process now
+    done = tubelet("evaluate", *arguments, "--against", alone)  # by one process now
     assert done.code == 0, done.out
     assert "going on" in done.out
     assert out.with_suffix(".parquet").read_bytes() == alone.with_suffix(".parquet").read_bytes()
 
+    launcher = ("torchrun", "--nproc-per-node", 2, "--master-port", free_port, "launch/evaluate.py")
     both = start(*launcher, *arguments, "--against", alone).wait(100)
     assert both.code == 0, both.out
     assert "going on" not in both.out
