@@ -21,6 +21,7 @@ import torch
 from tubelet.backbones import create_model, save_model
 from tubelet.datasets import DemoConfig, PrepareConfig, ShardedSplit, checksum, make_demo, prepare
 from tubelet.pipeline.checkpoints.state import STATE_FILE, WEIGHTS_FILE, Clip, State
+from tubelet.pipeline.cluster.distributed import _ALONE
 from tubelet.pipeline.files import write_json
 
 sys.path.append(str(Path(__file__).parent))
@@ -28,6 +29,11 @@ from forking import Forked, Forks
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sys.executable).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that take minutes come first: left for the end, one worker would have them when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
@@ -84,9 +90,11 @@ class Started:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of commands. Launchers start `python` by its path or by name: both must be this environment's."""
+    """Of commands. Launchers start `python` by its path or by name: both must be this environment's. A place among
+    processes, which a test that trains in its own process has left behind, is not theirs."""
     path = os.pathsep.join([str(SCRIPTS), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+    ours = {name: value for name, value in os.environ.items() if name not in _ALONE}
+    return {**ours, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,14 @@ import gc
 import importlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-IMPORTED = ("pandas", "torch._dynamo", "tubelet.pipeline.training.train", "tubelet.pipeline.evaluation.evaluate")
-IMPORTED += ("tubelet.pipeline.embedding.embed", "tubelet.launch.main", "tyro")
+IMPORTED = ("matplotlib.backends.backend_agg", "pandas", "torch._dynamo", "torch.utils.flop_counter")
+IMPORTED += ("torch.utils.tensorboard", "tubelet.launch.main", "tubelet.pipeline.embedding.embed")
+IMPORTED += ("tubelet.pipeline.evaluation.evaluate", "tubelet.pipeline.training.train", "tyro")
 
 
 class Forked:
@@ -72,16 +72,18 @@ class Forks:
 
 def serve(orders: socket.socket) -> list[str]:
     """Forks a command for each order, and returns only in these, with the words of their command line."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    keepers: list[int] = []
     while True:
         order, fds, *_ = socket.recv_fds(orders, 2**20, 1)
         if not order:
+            for keeper in keepers:
+                os.waitpid(keeper, 0)
             os._exit(0)
         with socket.socket(fileno=fds[0]) as line:
-            if os.fork():
+            if keeper := os.fork():
+                keepers = [keeper, *(each for each in keepers if os.waitpid(each, os.WNOHANG) == (0, 0))]
                 continue
             orders.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             if pid := os.fork():
                 line.send(str(pid).encode())
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -57,19 +57,21 @@ class Clips:
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The demo set, made once for all workers of pytest-xdist, whose folders lie beside each other."""
+def clips(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Clips:
+    """Of the demo set, made once for all workers of pytest-xdist, whose folders lie beside each other."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder if worker_id == "master" else folder.parent
-    shards, videos = folder / "demo-shards", folder / "demo-videos"
+    made = folder / "demo-clips.pt"
     with FileLock(folder / "demo.lock"):
-        if not (shards / "card.json").exists():  # written last
-            prepare(PrepareConfig(out=shards, videos=make_demo(DemoConfig(out=videos)), check="packets"))
-    return shards
+        if not made.exists():
+            videos, shards = make_demo(DemoConfig(out=folder / "demo-videos")), folder / "demo-shards"
+            prepare(PrepareConfig(out=shards, videos=videos, check="packets"))
+            torch.save(decoded(shards), folder / "demo-clips.unfinished")
+            (folder / "demo-clips.unfinished").rename(made)
+    return torch.load(made, weights_only=False, mmap=True)
 
 
-@pytest.fixture(scope="session")
-def clips(shards: Path) -> Clips:
+def decoded(shards: Path) -> Clips:
     recipe = read_recipe("demo")
     train, val = ShardedSplit(shards, "train"), ShardedSplit(shards, "val")
     settings = ClipSettings(8, 2, 48, crop_scale=recipe.data.crop_scale)
