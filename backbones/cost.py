@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_cost(model: nn.Module, clip_shape: Sequence[int]) -> tuple[int, int]:
@@ -17,6 +16,8 @@ def count_cost(model: nn.Module, clip_shape: Sequence[int]) -> tuple[int, int]:
     "GFLOPs" of video networks mean multiply-accumulates (one per multiplication with its addition): half the
     operations.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # brings triton, which few commands need
+
     state = {name: value.detach().to("meta") for name, value in model.state_dict(keep_vars=True).items()}
     clip = torch.empty(*clip_shape, dtype=next(model.parameters()).dtype, device="meta")
     was_training = model.training

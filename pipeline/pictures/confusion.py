@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 
 from ..evaluation.confusion import neighbours_first
 
@@ -19,6 +16,11 @@ _CELL = 0.5, 0.085  # inches of a class's row, few classes and many
 def draw_confusion(counts: np.ndarray, classes: list[str], path: Path) -> None:
     """counts: (classes, classes), rows are the labels. Rows are shown as shares, small ones stretched; every class has
     its name, so that of four hundred the picture is large and meant to be zoomed into."""
+    # Not for the processes that draw nothing.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
     few = len(classes) <= NUMBERED
     order = np.arange(len(classes)) if few else neighbours_first(counts)
     counts, names = counts[np.ix_(order, order)], [classes[number] for number in order]

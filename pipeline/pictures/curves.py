@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from tubelet.video import contact_sheet
 
@@ -21,6 +19,10 @@ def draw_clips(clips: torch.Tensor, labels: list[str], path: Path, most: int = 8
 
 def draw_curves(run: Path, path: Path) -> None:
     """Loss, accuracy, learning rate and speed of a run over its steps, from its log."""
+    # Not for the processes that draw nothing.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     lines = read_log(run)
     training = [line for line in lines if line["kind"] == "train"]
     evaluated = [line for line in lines if line["kind"] == "eval"]

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ..errors import ConfigError
@@ -21,6 +20,8 @@ class RunLog:
     run that goes on from its checkpoint writes them again."""
 
     def __init__(self, run: Path, start: int, total: int, config: dict[str, Any], wandb_project: str | None):
+        from torch.utils.tensorboard import SummaryWriter  # not for the other ranks
+
         self._path = run / LOG_FILE
         if self._path.exists():
             kept = [line for line in _lines(self._path) if line["step"] <= start]
