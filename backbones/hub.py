@@ -8,6 +8,7 @@ from .layouts import WeightsError
 
 PREFIX = "hf-hub:"
 _FILES = ("config.json", "model.safetensors")
+_ABOUT = "about.json"  # of `tubelet export`, where there is one
 
 
 def is_on_hub(source: str | Path) -> bool:
@@ -30,7 +31,9 @@ def model_folder(source: str | Path) -> Path:
     except ImportError as error:
         raise WeightsError(f"{source} needs the package huggingface_hub: pip install 'tubelet[hub]'") from error
     try:
-        folder = snapshot_download(name, revision=revision or None, allow_patterns=list(_FILES), library_name="tubelet")
+        folder = snapshot_download(
+            name, revision=revision or None, allow_patterns=[*_FILES, _ABOUT], library_name="tubelet"
+        )
     except RepositoryNotFoundError as error:
         raise WeightsError(
             f"{source}: there is no such model on the Hub, or it is private and your token does not open it. Check the "

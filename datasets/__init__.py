@@ -22,7 +22,7 @@ from .manifest import SPLITS, Manifest, Video, assign_splits, videos_in_folder
 from .preparing.steps import PrepareConfig, prepare
 from .processes.journal import Journal
 from .shards.cache import checksum
-from .shards.card import Card, read_card
+from .shards.card import Card, Split, read_card
 from .shards.indexing import IndexConfig, index_data
 from .shards.sources import open_dataset
 from .shards.split import ShardedSplit
@@ -48,6 +48,7 @@ __all__ = [
     "Position",
     "PrepareConfig",
     "ShardedSplit",
+    "Split",
     "StreamSettings",
     "StreamedClip",
     "StreamedPart",

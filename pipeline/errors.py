@@ -13,3 +13,8 @@ class Stopped(Exception):
 
 class RunError(RuntimeError):
     """A run that cannot start or go on: a checkpoint that does not fit, a loss that is no number."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says went wrong, without what it says after that."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

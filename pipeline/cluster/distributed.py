@@ -15,7 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ..errors import RunError
+from ..errors import RunError, first_line
 
 _PATIENT = 1800.0
 """Seconds that collectives may take at least: the watchdog of a run is quicker where it should be."""
@@ -169,7 +169,7 @@ def _form_group(device: torch.device, timeout: float) -> None:
     except (RuntimeError, ValueError) as error:
         raise RunError(
             f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} could not meet the others at {where} "
-            f"({str(error).splitlines()[0]}). Check that the address is reachable and the port free"
+            f"({first_line(error)}). Check that the address is reachable and the port free"
         ) from error
 
 
@@ -197,7 +197,7 @@ def naming_lost_ranks() -> Iterator[None]:
             raise
         raise RunError(
             f"rank {dist.get_rank()} on {socket.gethostname()} has lost another process "
-            f"({str(error).splitlines()[0]}). "
+            f"({first_line(error)}). "
             "The one that says something else, or nothing, is the one to look at. The same command, of training with "
             "--resume auto, goes on"
         ) from error

@@ -9,8 +9,8 @@ from tubelet.datasets import ShardedSplit, read_classes
 from ..checkpoints.trained import Trained
 from ..errors import ConfigError
 
-_OWN_ORDER = ("Kinetics-600", "Kinetics-700", "Something-Something V2")
-"""Published datasets whose lists `tubelet prepare` keeps in the order of published weights."""
+_ALPHABETICAL = ("Kinetics-600", "Kinetics-700", "Something-Something V2")
+"""Published datasets whose classes the weights number alphabetically, as `tubelet prepare` does."""
 
 
 def classes_of(trained: Trained, split: ShardedSplit, file: Path | None) -> tuple[list[str], str]:
@@ -28,8 +28,13 @@ def classes_of(trained: Trained, split: ShardedSplit, file: Path | None) -> tupl
         return names, f"the weights name no classes: taken to be the {count} of {file}"
     if trained.dataset == "Kinetics-400" or (trained.dataset is None and count == 400):
         return _kinetics_400(), "the weights name no classes: taken to be the 400 of Kinetics-400, alphabetically"
-    if trained.dataset in _OWN_ORDER and len(split.classes) == count:
-        said = f"taken to be the {count} of {split.data}, in its order, as those of {trained.dataset}"
+    if trained.dataset in _ALPHABETICAL and len(split.classes) == count:
+        if split.classes not in (sorted(split.classes), sorted(split.classes, key=str.casefold)):
+            raise ConfigError(
+                f"{split.data}: its classes are not in alphabetical order, and {trained.source} numbers those of "
+                f"{trained.dataset} so. Prepare it with the published list of classes, or give --classes FILE"
+            )
+        said = f"taken to be the {count} of {split.data}, alphabetically, as those of {trained.dataset}"
         return split.classes, f"the weights name no classes: {said}"
     raise ConfigError(
         f"{trained.source}: these weights come without the names of their {count} classes, and those of {split.data} "

@@ -15,7 +15,7 @@ from ..checkpoints.state import Clip
 from ..checkpoints.trained import Trained, load_network
 from ..cluster.distributed import join, naming_lost_ranks
 from ..config import Count, Natural, Positive, Precision, Views, parse_views
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line
 from ..files import write_json
 from ..pictures.confusion import draw_confusion
 from .classes import check_classes, classes_of
@@ -125,10 +125,20 @@ def protocol(config: EvaluateConfig, trained: Trained) -> tuple[tuple[int, int],
             with torch.inference_mode():
                 trained.model(torch.zeros(1, 3, clip.frames, size, size, device=parameter.device))
         except (ValueError, RuntimeError) as error:
+            if _out_of_memory(error):
+                raise ConfigError(
+                    f"--view-size {size}: one clip of {clip.frames} frames does not fit into the memory of "
+                    f"{parameter.device} ({first_line(error)}). Give a smaller one"
+                ) from error
             raise ConfigError(
-                f"--view-size {size}: {trained.source} takes no other size than {clip.size} ({error})"
+                f"--view-size {size}: {trained.source} takes no other size than {clip.size} ({first_line(error)})"
             ) from error
     return views, replace(clip, size=size)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch found no room for a tensor; on a CPU only the words of its RuntimeError tell."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _default_out(source: str, about: dict[str, Any]) -> Path:

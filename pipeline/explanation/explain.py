@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from ..files import whole
 from ..inputs.clips import ClipInput
 from .drawing import draw_sheet, write_overlay
 from .filters import draw_filters
-from .maps import Explainer
+from .maps import GRAD_CAM, Explainer, Method
 
 MAPS_FILE, OVERLAY_FILE, SHEET_FILE, FILTERS_FILE = "maps.npz", "overlay.mp4", "sheet.png", "filters.png"
 _MOST_FRAMES = 2048  # their pixels and maps are held at once
@@ -43,6 +44,11 @@ class ExplainConfig:
     label: str | None = None
     """Class to find the evidence for (default: the one with the highest score over the video); of weights that come
     without names, its number."""
+    method: Method = "gradient"
+    """gradient: evidence for the class, by Grad-CAM of convolutions, by gradient x activation through fixed attention
+    of networks that attend; rollout: what the attention of all layers looks at, whatever the class."""
+    layer: str | None = None
+    """Stage whose map Grad-CAM explains (default: the last with at least 4 x 4 places)."""
     every_seconds: Positive | None = None
     """Seconds from the start of a clip to that of the next (default: half a clip)."""
     batch_size: Count = 4
@@ -132,6 +138,7 @@ def find_evidence(config: ExplainConfig, video: Path, trained: Trained) -> Evide
     """What the network saw in a video. Raises ConfigError and VideoError."""
     classes = trained.classes or [str(number) for number in range(trained.model.num_classes)]
     label = None if config.label is None else _number_of(config.label, classes)
+    explainer = Explainer(trained.model, config.method, config.layer)
     with open_video(video, backend=config.decoder) as reader:
         times = reader.times()
         clips = _windows(trained, config.every_seconds).clips(times)
@@ -148,12 +155,21 @@ def find_evidence(config: ExplainConfig, video: Path, trained: Trained) -> Evide
     logits = saw.logits()
     scores = (logits.sigmoid() if trained.multilabel else logits.softmax(-1)).numpy()
     label = int(scores.mean(0).argmax()) if label is None else label
-    explainer = Explainer(saw.model)
     maps = saw.maps(explainer, label, torch.from_numpy(scores[:, label]))
+    if not maps.any():
+        print(_nothing_found(explainer, classes[label], config.layer), file=sys.stderr)
     return Evidence(
         frames.numpy(), numbers, times[numbers], maps, seconds, scores, classes, label, explainer.method,
         explainer.layer, box,
     )  # fmt: skip
+
+
+def _nothing_found(explainer: Explainer, label: str, layer: str | None) -> str:
+    others = f"{'another' if layer else 'an earlier'} --layer or " if explainer.method == GRAD_CAM else ""
+    return (
+        f"warning: the maps are empty: at {explainer.layer} {explainer.method} finds nothing that speaks for "
+        f"{label!r}, only what speaks against it. Try {others}another --label"
+    )
 
 
 class _Viewer:

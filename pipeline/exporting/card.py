@@ -5,77 +5,20 @@ It says what is known and what is not: the network and its input, the data, the 
 
 from __future__ import annotations
 
-import json
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
 
-from tubelet.backbones import PublishedWeights, meant_by, model_entry
-from tubelet.datasets import Card, DataError, read_card
+from tubelet.backbones import model_entry
 
-from ..checkpoints.state import STATE_FILE
 from ..checkpoints.trained import Trained
+from .about import SCORES, About
 from .graphs import INPUT, METADATA, OUTPUT
 
 _LICENCES = ("apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0", "mit", "unknown")  # the Hub's names
 _CLASSES_SHOWN = 20
-_SCORES = {"video_top1": "top-1", "video_top5": "top-5", "mean_class": "mean over classes", "mean_ap": "mAP"}
-
-
-@dataclass(frozen=True)
-class About:
-    """What is known of a network besides itself. data: the card of what it was trained on; evaluations: contents of the
-    JSON files of `tubelet evaluate`; published: the record of the weights; remarks: what is not known, for the user."""
-
-    licence: str
-    data: Card | None = None
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    published: PublishedWeights | None = None
-    remarks: list[str] = field(default_factory=list)
-
-
-def about(trained: Trained, data: Path | None, licence: str | None) -> About:
-    """What the run of a network, the record of published weights and the user tell. Raises DataError where `data` is no
-    dataset."""
-    published, checkpoint, remarks = meant_by(trained.source), Path(trained.source), []
-    card, why = (read_card(data), "") if data is not None else (None, "")
-    if card is None and published is None:
-        card, why = _card_of_run(checkpoint)
-    if why:
-        remarks.append(f"note: the model card says nothing of the data: {why}. --data FOLDER tells where its card is")
-    licence = licence or (published.licence if published else "unknown")
-    if licence.lower() == "unknown":
-        remarks.append("note: the model card gives no licence. --licence names that of the weights")
-    return About(licence, card, list(_evaluations(checkpoint, trained.sha256)), published, remarks)
-
-
-def _card_of_run(checkpoint: Path) -> tuple[Card | None, str]:
-    """The card of the dataset that a run was trained on, else why there is none."""
-    if not (checkpoint / STATE_FILE).is_file():
-        return None, "only a training run knows it"
-    config = checkpoint.parent.parent / "config.yaml"
-    try:
-        data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["data"]
-        return read_card(Path(data)), ""
-    except DataError as error:
-        return None, str(error).split(". ")[0]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return None, f"{config} does not tell where it was"
-
-
-def _evaluations(checkpoint: Path, sha256: str) -> Iterator[dict[str, Any]]:
-    """Those that lie beside the weights and are of them, by split and views."""
-    for file in sorted(checkpoint.glob("evaluation-*.json")):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(content, dict) and content.get("weights_sha256") == sha256:
-            yield content
 
 
 def model_card(trained: Trained, told: About, files: Sequence[str], hub_name: str | None) -> str:
@@ -117,7 +60,7 @@ def _result(one: dict[str, Any], told: About) -> dict[str, Any]:
     name = told.data.name if told.data else "unknown"
     metrics = [
         {"type": "accuracy" if key != "mean_ap" else "mAP", "name": f"{label} ({one['views']} views)", "value": value}
-        for key, label in _SCORES.items()
+        for key, label in SCORES.items()
         if (value := one.get(key)) is not None
     ]
     dataset = {"name": name, "type": name, "split": one["split"]}
@@ -211,12 +154,12 @@ def _scores(told: About) -> str:
         text += f"Its publisher reports top-1 {record.top1} % on {record.dataset} ({record.source}).\n\n"
     if not told.evaluations:
         return text + "Not evaluated before the export; `tubelet evaluate` does."
-    shown = [key for key in _SCORES if any(one.get(key) is not None for one in told.evaluations)]
+    shown = [key for key in SCORES if any(one.get(key) is not None for one in told.evaluations)]
     rows = [
         (one["split"], one["views"], one["average"], one.get("videos", "-"), *(_percent(one.get(key)) for key in shown))
         for one in told.evaluations
     ]
-    return text + _table(("split", "views", "averaged", "videos", *(_SCORES[key] for key in shown)), rows)
+    return text + _table(("split", "views", "averaged", "videos", *(SCORES[key] for key in shown)), rows)
 
 
 def _licence(told: About) -> str:

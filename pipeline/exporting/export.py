@@ -13,12 +13,14 @@ from typing import Any, Literal
 import torch
 
 from tubelet.backbones import load_model, save_model
+from tubelet.datasets import checksum
 
 from ..checkpoints.state import WEIGHTS_FILE
 from ..checkpoints.trained import Trained, load_network
 from ..errors import ConfigError, RunError
 from ..files import sync_files, sync_folder
-from .card import about, model_card
+from .about import about, write_about
+from .card import model_card
 from .graphs import INPUT, OUTPUT, require_onnx, traced, write_onnx, write_pt2
 from .hub import check_push, push
 
@@ -66,6 +68,8 @@ def export(config: ExportConfig) -> Iterator[str]:
         yield from _write(trained, config.format, folder)
         told = about(trained, config.data, config.licence)
         yield from told.remarks
+        weights = folder / WEIGHTS_FILE
+        write_about(told, checksum(weights) if weights.is_file() else trained.sha256, folder)
         (folder / "README.md").write_text(model_card(trained, told, config.format, config.push), encoding="utf-8")
     yield f"{config.out}: {', '.join(sorted(path.name for path in config.out.iterdir()))}"
     if config.push is not None:

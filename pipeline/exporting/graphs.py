@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tubelet.backbones import Model
 from tubelet.video import normalize, scale_and_shift
 
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError, RunError, first_line
 
 INPUT, OUTPUT = "frames", "logits"
 METADATA = "tubelet.json"
@@ -136,10 +136,9 @@ def _told(what: str) -> Iterator[None]:
         first: BaseException = error
         while first.__cause__ is not None:
             first = first.__cause__
-        cause = (str(first).strip() or "it does not say why").splitlines()[0]
         raise RunError(
-            f"{what}: this network cannot be exported so ({type(first).__name__}: {cause}). Nothing was written; "
-            "another --format may do"
+            f"{what}: this network cannot be exported so ({type(first).__name__}: {first_line(first)}). Nothing was "
+            "written; another --format may do"
         ) from error
 
 

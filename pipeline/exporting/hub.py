@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError, RunError, first_line
 
 
 def check_push(name: str) -> None:
@@ -34,9 +34,8 @@ def push(folder: Path, name: str, private: bool) -> str:
         place = api.create_repo(name, private=private or None, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="tubelet export")
     except Exception as error:  # the library passes on whatever its HTTP client raises
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(
-            f"--push {name}: the Hub did not take it ({cause}). {folder} is whole; when the cause is mended, put it "
-            f"there with `hf upload {name} {folder}`"
+            f"--push {name}: the Hub did not take it ({first_line(error)}). {folder} is whole; when the cause is "
+            f"mended, put it there with `hf upload {name} {folder}`"
         ) from error
     return f'{place}: load it with create_model("hf-hub:{name}") or --checkpoint hf-hub:{name}'

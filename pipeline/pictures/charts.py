@@ -62,6 +62,7 @@ def line_chart(title: str, lines: Sequence[Line], *, unit: str = "", zero: bool 
     for tick in xs:
         x = place(np.array([[tick, low]]))[0, 0]
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{_number(tick)}</text>')
+    parts.append(f'<text x="{_LEFT - 6}" y="{_HEIGHT - 6}" text-anchor="end">step</text>')
     for line, points in drawn:
         at = place(points)
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in at)

@@ -28,10 +28,12 @@ def draw_confusion(counts: np.ndarray, classes: list[str], path: Path) -> None:
     side = max(_CELL[0] if few else _CELL[1], 3 / len(classes)) * len(classes)
     font = 9 if few else 5
     margin = 1.0 + max(map(len, names)) * font * 0.009
-    figure = Figure(figsize=(side + margin, side + margin), layout="constrained", dpi=110 if few else 150)
+    figure = Figure(figsize=(side + margin + 1, side + margin), layout="constrained", dpi=110 if few else 150)
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    scale = figure.colorbar(picture, ax=axes, fraction=0.03, pad=0.02, label="share of the label's videos")
+    scale.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"])
     places = range(len(names))
     axes.set_xticks(places, names, rotation=90, fontsize=font)
     axes.set_yticks(places, names, fontsize=font)

@@ -70,6 +70,45 @@ def test_another_class_and_rate(checkpoint: Path, video: Path, tmp_path: Path) -
     assert not np.allclose(other["maps"][there], first["maps"][here], atol=0.1)
 
 
+def test_by_rollout_and_at_another_layer(
+    checkpoint: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = create_model("timesformer_tiny", num_classes=2, depth=1)
+    save_model(model, tmp_path / "attends")
+    words = ["--video", str(video), "--out", str(tmp_path / "seen")]
+    explain(["--checkpoint", str(tmp_path / "attends"), *words, "--method", "rollout"])
+    stored = np.load(tmp_path / "seen" / "maps.npz")
+    assert (stored["method"], stored["layer"]) == ("attention rollout", "patch_embed")
+    assert stored["maps"].max() == 1
+    with pytest.raises(ConfigError, match=r"--method rollout: c3d_tiny mixes places by convolutions"):
+        explain(["--checkpoint", str(checkpoint), *words, "--method", "rollout"])
+    with pytest.raises(ConfigError, match=r"--layer stem: is for Grad-CAM, and timesformer_tiny attends"):
+        explain(["--checkpoint", str(tmp_path / "attends"), *words, "--layer", "stem"])
+    with pytest.raises(ConfigError, match=r"--layer no: c3d_tiny has no such stage\. There are features") as refused:
+        explain(["--checkpoint", str(checkpoint), *words, "--layer", "no"])
+    explain(["--checkpoint", str(checkpoint), *words])
+    usual = str(np.load(tmp_path / "seen" / "maps.npz")["layer"])
+    earlier = str(refused.value).partition("There are ")[2].split(", ")[0]
+    explain(["--checkpoint", str(checkpoint), *words, "--layer", earlier])
+    assert np.load(tmp_path / "seen" / "maps.npz")["layer"] == earlier != usual
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_where_nothing_speaks_for_a_class_it_says_so(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = create_model("r3d_tiny", num_classes=2)
+    torch.nn.init.constant_(model.head.weight, -1.0)  # maps after a ReLU are not negative: all of it speaks against
+    save_model(model, tmp_path / "model")
+    explain(["--checkpoint", str(tmp_path / "model"), "--video", str(video), "--out", str(tmp_path / "seen")])
+    assert not np.load(tmp_path / "seen" / "maps.npz")["maps"].any()
+    said = capsys.readouterr().err
+    assert "warning: the maps are empty: at layer" in said
+    assert "Try an earlier --layer or another --label" in said
+
+
 def test_filters_beside_those_of_the_image(checkpoint: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     image = create_model("resnet_18", num_classes=3, layers=(1, 1, 1, 1), width=8, stem_kernel=7)

@@ -50,7 +50,12 @@ def test_the_command(tubelet, tmp_path: Path) -> None:
     assert done.code == 0, done.out
     assert "model.pt2: the network's scores on random clips" in done.out
     assert "Warning" not in done.out
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"README.md", "config.json", "model.pt2"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "README.md",
+        "about.json",
+        "config.json",
+        "model.pt2",
+    }
     again = tubelet("export", "--checkpoint", run, "--out", tmp_path / "out")
     assert (again.code, again.out.count("\n")) == (1, 1), again.out
     assert "is there already" in again.out
@@ -93,7 +98,7 @@ def test_pushed(folder: Path, api: type[FakeApi], tmp_path: Path, capsys: pytest
             "upload_folder",
             {
                 "repo_id": "owner/my-model",
-                "folder_path": {"README.md", "config.json", "model.safetensors"},
+                "folder_path": {"README.md", "about.json", "config.json", "model.safetensors"},
                 "commit_message": "tubelet export",
             },
         ),

@@ -92,7 +92,7 @@ def test_a_folder_is_the_network_with_its_clip_and_classes(run: Path, tmp_path: 
     assert "model.safetensors: the network's 49 tensors, to the bit" in said
     assert not any("note:" in line for line in said)
     assert sorted(path.name for path in (tmp_path / "some" / "out").iterdir()) == [
-        "README.md", "config.json", "model.safetensors",
+        "README.md", "about.json", "config.json", "model.safetensors",
     ]  # fmt: skip
     assert [path.name for path in (tmp_path / "some").iterdir()] == ["out"], "something is left over"
     ours, theirs = load_network(run), load_network(tmp_path / "some" / "out")
@@ -147,6 +147,44 @@ def test_the_card_says_what_is_known(run: Path, tmp_path: Path) -> None:
     assert str(run) not in card, "a path of this machine"
 
 
+def test_what_an_export_tells_the_next_one_keeps(run: Path, tmp_path: Path) -> None:
+    """Licence, data and scores; and scores of the folder itself are added to them."""
+    exported(run, tmp_path / "first", licence="mit")
+    said = exported(tmp_path / "first", tmp_path / "second")
+    assert not any("note:" in line for line in said)
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("first", "second")]
+    assert cards[0] == cards[1]
+    assert (tmp_path / "first" / "about.json").read_text() == (tmp_path / "second" / "about.json").read_text()
+    assert str(run) not in (tmp_path / "first" / "about.json").read_text(), "a path of this machine"
+    sha256 = json.loads((tmp_path / "second" / "about.json").read_text())["weights_sha256"]
+    scores = {"split": "val", "average": "softmax", "videos": 8, "weights_sha256": sha256}
+    for views, top1 in (("4x3", 0.75), ("1x1", 0.5)):
+        file = tmp_path / "second" / f"evaluation-val-{views}.json"
+        file.write_text(json.dumps({**scores, "views": views, "video_top1": top1}))
+    exported(tmp_path / "second", tmp_path / "third", licence="cc0-1.0")
+    card = (tmp_path / "third" / "README.md").read_text()
+    assert front_matter(card)["license"] == "cc0-1.0"
+    for part in (
+        "| val | 4x3 | softmax | 8 | 75.00% |",
+        "| val | 1x1 | softmax | 8 | 50.00% |",
+        "4 classes, one label",
+    ):
+        assert part in card, part
+    assert "62.50%" not in card, "the scores that were measured again"
+
+
+def test_what_was_told_of_other_weights_is_not_kept(run: Path, tmp_path: Path) -> None:
+    exported(run, tmp_path / "first", licence="mit")
+    model = tiny()
+    torch.nn.init.ones_(model.head.bias)
+    save_model(model, tmp_path / "other")
+    (tmp_path / "other" / "about.json").write_text((tmp_path / "first" / "about.json").read_text())
+    assert "the model card gives no licence" in "\n".join(exported(tmp_path / "other", tmp_path / "out"))
+    (tmp_path / "first" / "about.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"about\.json: is damaged \(.*\)\. Remove it, or export the run again"):
+        exported(tmp_path / "first", tmp_path / "out2")
+
+
 def test_what_is_not_known_is_told(tmp_path: Path) -> None:
     save_model(tiny(), tmp_path / "converted")
     said = "\n".join(exported(tmp_path / "converted", tmp_path / "out"))
@@ -166,7 +204,9 @@ def test_what_is_not_known_is_told(tmp_path: Path) -> None:
 def test_a_program_for_any_number_of_clips(run: Path, tmp_path: Path) -> None:
     """Loaded as a user would, with nothing of ours."""
     exported(run, tmp_path / "out", format=("pt2",))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "config.json", "model.pt2"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md", "about.json", "config.json", "model.pt2",
+    ]  # fmt: skip
     about = {METADATA: ""}
     program = torch.export.load(tmp_path / "out" / "model.pt2", extra_files=about).module()
     told = json.loads(about[METADATA])

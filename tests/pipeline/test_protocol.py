@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torchvision.models.video import R3D_18_Weights
 
 from tubelet.backbones import create_model, load_model, model_entry, save_model
@@ -22,6 +23,8 @@ from tubelet.pipeline.evaluation.evaluate import EvaluateConfig, protocol
 from tubelet.pipeline.training.setup import clip_of
 
 KINETICS_400 = R3D_18_Weights.KINETICS400_V1.meta["categories"]
+
+CPU_IS_FULL = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
 
 
 def trained(classes: int, dataset: str | None = None, name: str = "c3d_tiny", **given: object) -> Trained:
@@ -63,6 +66,19 @@ def test_a_size_that_the_network_cannot_take() -> None:
         protocol(EvaluateConfig(view_size=64), trained(2))
 
 
+def test_a_size_that_the_memory_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions take any size; the words are those of PyTorch on a CPU, the class that of a GPU."""
+    network = trained(2, name="r3d_tiny")
+    for error in (torch.OutOfMemoryError("CUDA out of memory. Tried\nto"), RuntimeError(CPU_IS_FULL)):
+
+        def full(clip: torch.Tensor, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(network.model, "forward", full)
+        with pytest.raises(ConfigError, match="--view-size 64: one clip of 8 frames does not fit into the memory"):
+            protocol(EvaluateConfig(view_size=64), network)
+
+
 class TestClassesOfPublishedWeights:
     @pytest.mark.parametrize("dataset", ["Kinetics-400", None])
     def test_kinetics_400_is_known(self, dataset: str | None) -> None:
@@ -74,9 +90,11 @@ class TestClassesOfPublishedWeights:
             check_classes(other, classes_of(trained(400, dataset), other, None)[0], "weights")
 
     def test_of_the_others_the_list_of_the_data_is_taken(self) -> None:
-        names, told = classes_of(trained(3, "Something-Something V2"), split_of(["b", "a", "c"]), None)
-        assert names == ["b", "a", "c"]
-        assert "the 3 of shards, in its order, as those of Something-Something V2" in told
+        names, told = classes_of(trained(3, "Something-Something V2"), split_of(["a", "B", "c"]), None)
+        assert names == ["a", "B", "c"]
+        assert "the 3 of shards, alphabetically, as those of Something-Something V2" in told
+        with pytest.raises(ConfigError, match="shards: its classes are not in alphabetical order, and weights"):
+            classes_of(trained(3, "Kinetics-700"), split_of(["b", "a", "c"]), None)
 
     @pytest.mark.parametrize(("dataset", "classes"), [("Something-Something V2", 4), (None, 3), ("Sports-1M", 3)])
     def test_nothing_else_is(self, dataset: str | None, classes: int) -> None:
