@@ -76,8 +76,8 @@ def _values_are_tokens(layer: nn.Module, inputs: tuple[Tensor, ...], output: Ten
         still = output.detach().clone()
         still[..., 2 * x.shape[-1] :] += x - x.detach()
         return still
-    still, values = [part.detach() for part in output], len(output) // 3
-    return (*still[: 2 * values], *map(_with_gradient_of, x.chunk(values, dim=-1), still[2 * values :]))
+    parts, values = [part.detach() for part in output], len(output) // 3
+    return (*parts[: 2 * values], *map(_with_gradient_of, x.chunk(values, dim=-1), parts[2 * values :]))
 
 
 def _mean_of_channels(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
