@@ -62,9 +62,10 @@ class _BiasedAttention(torch.autograd.Function):
             (q, k, v), (grad_q, grad_k, grad_v), g = packed[:, part], grad_packed[:, part], grad[part]
             p = _probabilities(q, k, bias)
             torch.bmm(p.transpose(1, 2), g, out=grad_v)
-            s = torch.bmm(g, v.transpose(1, 2)).mul_(p)
-            s.addcmul_(p, s.sum(-1, keepdim=True), value=-1)
-            grad_bias += s.view(-1, heads, places, places).sum(0)
+            s = torch.bmm(g, v.transpose(1, 2))
+            torch.ops.aten._softmax_backward_data.out(s, p, -1, s.dtype, grad_input=s)
+            for window in s.view(-1, heads, places, places):  # a sum over them is up to 5 times slower in bf16
+                grad_bias += window
             torch.bmm(s, k, out=grad_q)
             torch.bmm(s.transpose(1, 2), q, out=grad_k)
         grad_packed[0] *= size**-0.5
