@@ -137,7 +137,7 @@ def main() -> None:
             overlap = quartiles([both.speed / min(decode.speed, net.speed) for decode, net, both in rounds])
             waited = statistics.median(both.waited for _, _, both in rounds)
             cpu = quartiles([both.cpu / net.cpu for _, net, both in rounds])
-            told = " | ".join(f"{speed:.3g}" for speed in speeds)
+            told = " | ".join(f"{speed:.0f}" for speed in speeds)
             row = f"{first:.1f} s | {told} | {overlap} | {waited:.0%} | {cpu}"
             print(f"| {arguments.model}, {every} frames | {row} |", flush=True)
 
