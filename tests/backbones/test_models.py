@@ -212,20 +212,21 @@ def test_traces_as_one_graph(name: str, arguments: dict) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["timesformer_tiny", "csn_tiny"])
 def test_compiles_and_trains_compiled(name: str) -> None:
-    """The whole of torch.compile, of one network of attention and one of convolutions."""
+    """The whole of torch.compile, of one network of attention and one of convolutions. In float64: in float32 a number
+    next to the kink of a ReLU may fall on its other side, and gradients then differ by more than rounding."""
     torch.compiler.reset()
-    model = settled(name)
-    x = inputs(model)
+    model = settled(name).double()
+    x = inputs(model).double()
     compiled = torch.compile(model)
     with torch.no_grad():
-        torch.testing.assert_close(compiled(x), model(x), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-9, atol=1e-9)
     compiled(x).square().sum().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
     model(x).square().sum().backward()
     for compiled_gradient, parameter in zip(gradients, model.parameters(), strict=True):
         torch.testing.assert_close(
-            compiled_gradient, parameter.grad, rtol=1e-2, atol=1e-3 * parameter.grad.abs().max().item()
+            compiled_gradient, parameter.grad, rtol=1e-9, atol=1e-9 * parameter.grad.abs().max().item()
         )
 
 
