@@ -35,8 +35,8 @@ from tubelet.pipeline.training.groups import parameter_groups
 from tubelet.pipeline.training.schedule import learning_rate
 
 CPU = torch.device("cpu")
-# Those of the recipe. Most models are above 85 % after three or four, where they stop; the slowest, by how sums happen to
-# be rounded, after four to seven.
+# Those of the recipe. Most models are above 85 % after three or four, where they stop; the slowest, by how sums happen
+# to be rounded, after four to seven.
 EPOCHS = 10
 # A guess between the two classes of a pair gives 50 %, however long one trains; those that see are far above by then.
 BLIND_EPOCHS = 2
