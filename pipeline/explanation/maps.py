@@ -67,16 +67,20 @@ class Explainer:
         return F.interpolate(evidence.relu()[:, None], shape, mode="trilinear", align_corners=False)[:, 0]
 
     def _grad_cam(self, clips: Tensor, labels: Tensor) -> Tensor:
+        activation, slope = self._slope(clips, labels)
+        return (activation * slope.mean((2, 3, 4), keepdim=True)).sum(1)
+
+    def _attention(self, clips: Tensor, labels: Tensor) -> Tensor:
+        with _as_given(self.model):
+            activation, slope = self._slope(clips, labels)
+        return self._on_grid(activation * slope, clips)
+
+    def _slope(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the layer puts out, and the gradient there of the class's score."""
         with self._kept() as kept:
             scores = self.model(clips)
             (slope,) = torch.autograd.grad(scores.gather(1, labels[:, None]).sum(), kept[0])
-        return (kept[0].detach().float() * slope.float().mean((2, 3, 4), keepdim=True)).sum(1)
-
-    def _attention(self, clips: Tensor, labels: Tensor) -> Tensor:
-        with self._kept() as kept, _as_given(self.model):
-            scores = self.model(clips)
-            (slope,) = torch.autograd.grad(scores.gather(1, labels[:, None]).sum(), kept[0])
-        return self._on_grid(kept[0].detach().float() * slope.float(), clips)
+        return kept[0].detach().float(), slope.float()
 
     def _rollout(self, clips: Tensor, labels: Tensor) -> Tensor:
         with self._kept() as kept, attention_only(self.model) as pooled:
@@ -129,9 +133,11 @@ def _deep_map(model: Model, layer: str | None) -> str:
         model(torch.zeros(1, 3, clip.frames, clip.size, clip.size, device=like.device, dtype=like.dtype))
     for hook in hooks:
         hook.remove()
-    if layer is not None and layer not in sides:
-        raise ConfigError(f"--layer {layer}: {model.config['name']} has no such stage. There are {', '.join(sides)}")
     if layer is not None:
+        if layer not in sides:
+            raise ConfigError(
+                f"--layer {layer}: {model.config['name']} has no such stage. There are {', '.join(sides)}"
+            )
         return layer
     finest = min(_FINE_ENOUGH, max(sides.values()))
     return [name for name, side in sides.items() if side >= finest][-1]
