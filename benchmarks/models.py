@@ -169,7 +169,7 @@ class Bench:
         return train if passes == "train" else forward
 
     def peak(self, step: Callable[[], object]) -> int:
-        """Bytes the allocator held at most during `step`, above what it held before."""
+        """Bytes the allocator held at most of what it gave out during `step`."""
         if self.device == "cuda":
             self.wait()
             torch.cuda.reset_peak_memory_stats()
@@ -179,12 +179,27 @@ class Bench:
             return torch.cuda.max_memory_allocated() - before
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             step()
+        live: dict[int, int] = {}
         held = peak = 0
-        events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-        for event in sorted(events, key=lambda event: event.start_ns()):
-            held += event.nbytes()
-            peak = max(peak, held)
+        for event in memory_events(profile.profiler.kineto_results.experimental_event_tree()):
+            if event.alloc_size > 0:
+                live[event.ptr] = event.alloc_size
+                held += event.alloc_size
+                peak = max(peak, held)
+            else:  # what was not taken during the step is not the step's, and torch's size of it is a guess
+                held -= live.pop(event.ptr, 0)
         return peak
+
+
+def memory_events(tree: list[Any]) -> list[Any]:
+    """What was allocated and freed, in the order of time."""
+    found, waiting = [], list(tree)
+    while waiting:
+        event = waiting.pop()
+        waiting += event.children
+        if event.name == "[memory]":
+            found.append((event.start_time_ns, event.extra_fields))
+    return [fields for _, fields in sorted(found, key=lambda pair: pair[0])]
 
 
 def peer_of(case: Case, ours: nn.Module) -> tuple[nn.Module | None, str]:
