@@ -3,7 +3,7 @@
     python benchmarks/attention.py
 
 Prints fused / explicit as a ratio (above 1: explicit products are faster), the median of alternating pairs with the
-spread between quartiles. What `attend` in backbones/image/vit.py does, and `SHORT_ON_CPU` there, is chosen by it.
+spread between quartiles. What `attend` in backbones/image/vit.py does, and the two limits there, is chosen by it.
 """
 
 from __future__ import annotations

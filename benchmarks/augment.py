@@ -154,6 +154,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds: quartiles need 2 or more")
     torch.set_num_threads(options.threads)
     noise = np.random.default_rng(0).integers(0, 256, (options.clips, options.frames, 28, 28, 3), dtype=np.uint8)
     side = (options.size, options.size)

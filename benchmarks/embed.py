@@ -124,6 +124,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, nargs="+", default=[4, 16], help="frames from clip to clip, a row each")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error("--rounds: quartiles need 2 or more")
     start_forkserver()
     torch.set_num_threads(1)
     model = create_model(arguments.model).eval()

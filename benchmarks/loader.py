@@ -134,6 +134,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=10_000)
     parser.add_argument("--videos", type=int, default=10_000_000)
     args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error("--rounds: quartiles need 2 or more")
     if args.part == "order":
         order(args.videos)
     elif args.data is None:

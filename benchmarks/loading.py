@@ -209,6 +209,8 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error("--rounds: quartiles need 2 or more")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -268,6 +268,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile both sides")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds: quartiles need 2 or more")
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"torch {torch.__version__}, {where}, {'compiled' if options.compile else 'eager'}")
     dtypes = list(options.dtypes)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..lift.linear import Linear
 from ..lift.windows import MASKED, Windows, permute, relative_offsets, windows_over
 from ..model import IMAGENET, Entry, Model, image_clip
 from .swin_weights import SWIN_WEIGHTS
@@ -119,8 +120,8 @@ class WindowAttention(nn.Module):
             raise ValueError(f"dim {dim} does not divide into {heads} heads")
         self.heads, self.window, self.score_dropout = heads, tuple(window), score_dropout
         self.relative_position_bias_table = nn.Parameter(torch.empty(relative_offsets(window), heads))
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(dropout)
 
     def biases(self, windows: Windows) -> Biases:
@@ -220,7 +221,7 @@ class PatchMerging(nn.Module):
     def __init__(self, dim: int, norm_eps: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * dim, eps=norm_eps)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-3:-1]

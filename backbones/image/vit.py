@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..lift.linear import Linear
 from ..lift.resize import bicubic_grid
 from ..model import HALF, IMAGENET, Entry, Model, image_clip
 from .vit_weights import VIT_WEIGHTS
@@ -30,14 +31,16 @@ class PatchEmbed(nn.Module):
         return self.proj(image).flatten(2).transpose(1, 2)
 
 
-# Up to this many tokens explicit products are the faster attention of a bf16 training step on a CPU, by 2 to 8, since
-# the gradient of torch's fused kernel is slow there (benchmarks/attention.py).
+# Up to so many tokens explicit products are the faster attention in bf16 on a CPU (benchmarks/attention.py): in a
+# training step by 2 to 8, since the gradient of torch's fused kernel is slow there; without gradients by 1.3 to 2.5.
 SHORT_ON_CPU = 512
+FEW_ON_CPU = 15
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
     """Softmax attention (..., heads, N, C / heads), by the kernel that is fast where the tensors are."""
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and q.shape[-2] <= SHORT_ON_CPU:
+    most = SHORT_ON_CPU if q.requires_grad else FEW_ON_CPU
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[-2] <= most:
         scores = (q * q.shape[-1] ** -0.5).contiguous() @ k.contiguous().transpose(-2, -1)
         return F.dropout(scores.softmax(-1), dropout_p) @ v.contiguous()
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)
@@ -51,8 +54,8 @@ class Attention(nn.Module):
         if dim % heads:
             raise ValueError(f"dim {dim} does not divide into {heads} heads")
         self.heads, self.score_dropout = heads, score_dropout
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,9 +72,9 @@ class Mlp(nn.Module):
         super().__init__()
         if approximate not in ("none", "tanh"):
             raise ValueError(f"approximate, of the GELU, must be 'none' or 'tanh', got {approximate!r}")
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = Linear(dim, hidden)
         self.act = nn.GELU(approximate)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = Linear(hidden, dim)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..image.vit import DropPath
+from .linear import Linear
 
 
 class DividedBlock(nn.Module):
@@ -32,7 +33,7 @@ class DividedBlock(nn.Module):
         self.norm1, self.attn, self.ls1 = parts["norm1"], parts["attn"], parts.get("ls1", nn.Identity())
         self.temporal_norm1 = copy.deepcopy(self.norm1)
         self.temporal_attn = copy.deepcopy(self.attn)
-        self.temporal_fc = nn.Linear(dim, dim)
+        self.temporal_fc = Linear(dim, dim)
         self.norm2, self.mlp, self.ls2 = parts["norm2"], parts["mlp"], parts.get("ls2", nn.Identity())
         self.drop_path = DropPath(drop_path)
         nn.init.zeros_(self.temporal_fc.weight)

@@ -12,10 +12,10 @@ import copy
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..image.vit import DropPath, attend
+from .linear import linear
 
 Order = Literal["time_space", "space_time"]
 
@@ -23,15 +23,15 @@ Order = Literal["time_space", "space_time"]
 class SplitLinear(nn.Linear):
     """A linear layer, with its parameters, whose output comes in `parts`: (..., C) -> as many of (..., out / parts)."""
 
-    def __init__(self, linear: nn.Linear, parts: int) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
+    def __init__(self, whole: nn.Linear, parts: int) -> None:
+        super().__init__(whole.in_features, whole.out_features, bias=whole.bias is not None, device="meta")
+        self.weight, self.bias = whole.weight, whole.bias
         self.parts = parts
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         biases = [None] * self.parts if self.bias is None else self.bias.chunk(self.parts)
         pairs = zip(self.weight.chunk(self.parts), biases, strict=True)
-        return tuple(F.linear(x, weight, bias) for weight, bias in pairs)
+        return tuple(linear(x, weight, bias) for weight, bias in pairs)
 
 
 class TimeAttention(nn.Module):

@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from tubelet.backbones import (
     ClipSpec,
@@ -20,6 +20,7 @@ from tubelet.backbones import (
     model_entry,
 )
 from tubelet.backbones.image import vit
+from tubelet.backbones.lift.linear import Linear
 
 EVERY = [*list_models(), *list_models(kind="image")]
 TINY = list_models("*_tiny")
@@ -285,14 +286,50 @@ def test_cost_leaves_the_model_as_it_was() -> None:
     assert model.pos_embed.device.type == "cpu"
 
 
-@pytest.mark.parametrize("tokens", [8, vit.SHORT_ON_CPU + 1])
+@pytest.mark.parametrize("tokens", [vit.FEW_ON_CPU, vit.FEW_ON_CPU + 1, vit.SHORT_ON_CPU + 1])
 def test_both_ways_to_attend_in_bf16_are_attention(tokens: int) -> None:
     exact = [torch.randn(2, 3, tokens, 16).bfloat16().double().requires_grad_() for _ in range(3)]
     rounded = [x.detach().bfloat16().requires_grad_() for x in exact]
     expected = F.scaled_dot_product_attention(*exact)
     with torch.no_grad():
-        assert (vit.attend(*rounded, 0.0) - expected).abs().max() < 0.03
+        assert (vit.attend(*(x.detach() for x in rounded), 0.0) - expected).abs().max() < 0.03
     got = vit.attend(*rounded, 0.0)
     assert (got - expected).abs().max() < 0.03
     pairs = zip(*(torch.autograd.grad(y.sum(), xs) for y, xs in ((got, rounded), (expected, exact))), strict=True)
     assert all((one - other).abs().max() < 0.03 for one, other in pairs)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_in_bf16_is_one_however_it_is_computed(bias: bool) -> None:
+    layer = Linear(40, 24, bias=bias).bfloat16()
+    x = torch.randn(3, 5, 80).bfloat16()[..., ::2]
+    exact = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+    with_gradients = layer(x)
+    with_gradients.sum().backward()
+    assert layer.weight.grad is not None
+    with torch.no_grad():
+        got, one_by_one = layer(x), torch.stack([layer(row) for row in x])
+        traced = torch.compile(layer, backend="eager", fullgraph=True)(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = Linear(40, 24, bias=bias)(x)
+    for y in (with_gradients, got, one_by_one, traced):
+        torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=2**-8)
+    assert cast.dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(
+    not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    reason="a CPU without bf16 instructions",
+)
+def test_only_plain_layers_in_bf16_without_gradients_leave_torch_for_onednn() -> None:
+    layer, x = Linear(8, 4).bfloat16(), torch.randn(2, 8).bfloat16()
+
+    def calls(layer: nn.Module, x: Tensor) -> int:
+        with torch.profiler.profile() as profile:
+            layer(x)
+        return sum(event.count for event in profile.key_averages() if event.key == "mkldnn::_linear_pointwise")
+
+    assert calls(layer, x) == 0
+    with torch.no_grad():
+        assert calls(layer, x) == 1
+        assert calls(Linear(8, 4), x.float()) == 0
