@@ -30,6 +30,5 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     """Nothing will be differentiated, traced or cast, and the weight is a plain one (not, say, quantised)."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    if type(weight) not in (Tensor, nn.Parameter) or weight.dtype != x.dtype or not torch.backends.mkldnn.is_available():
-        return False
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    plain = type(weight) in (Tensor, nn.Parameter) and weight.dtype == x.dtype
+    return plain and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
