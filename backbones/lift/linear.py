@@ -21,14 +21,19 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.linear`, in bf16 without gradients on a CPU by oneDNN: x (..., C), weight (D, C), bias (D,) -> (..., D)."""
-    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or not _by_onednn(x, weight):
+    if x.device.type != "cpu" or not _by_onednn(x, weight):
         return F.linear(x, weight, bias)
+    x, weight, bias = x.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16()  # as autocast would
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Nothing will be differentiated, traced or cast, and the weight is a plain one (not, say, quantised)."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    """In bf16, of itself or by autocast, with nothing to differentiate or trace, and a plain weight (not, say, a
+    quantised one)."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(weight) not in (Tensor, nn.Parameter):
         return False
-    plain = type(weight) in (Tensor, nn.Parameter) and weight.dtype == x.dtype
-    return plain and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if torch.is_autocast_enabled("cpu"):
+        narrow = torch.get_autocast_dtype("cpu") == torch.bfloat16 and torch.float64 not in (x.dtype, weight.dtype)
+    else:
+        narrow = x.dtype == weight.dtype == torch.bfloat16
+    return narrow and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

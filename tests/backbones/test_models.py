@@ -311,10 +311,11 @@ def test_a_linear_layer_in_bf16_is_one_however_it_is_computed(bias: bool) -> Non
         got, one_by_one = layer(x), torch.stack([layer(row) for row in x])
         traced = torch.compile(layer, backend="eager", fullgraph=True)(x)
         with torch.autocast("cpu", torch.bfloat16):
-            cast = Linear(40, 24, bias=bias)(x)
-    for y in (with_gradients, got, one_by_one, traced):
+            cast = copy.deepcopy(layer).float()(x.float())
+            assert copy.deepcopy(layer).double()(x.double()).dtype == torch.float64
+    for y in (with_gradients, got, one_by_one, traced, cast):
+        assert y.dtype == torch.bfloat16
         torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=2**-8)
-    assert cast.dtype == torch.bfloat16
 
 
 @pytest.mark.skipif(
@@ -333,3 +334,5 @@ def test_only_plain_layers_in_bf16_without_gradients_leave_torch_for_onednn() ->
     with torch.no_grad():
         assert calls(layer, x) == 1
         assert calls(Linear(8, 4), x.float()) == 0
+        with torch.autocast("cpu", torch.bfloat16):
+            assert calls(Linear(8, 4), x.float()) == 1
