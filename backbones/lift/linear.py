@@ -1,7 +1,7 @@
 """Linear layers, each by the kernel that is fast where it runs; parameters are torch's own.
 
 In bf16 on a CPU torch first fills the output with the bias, and then adds the product to it. oneDNN by itself adds the
-bias to each tile of the product before that is written, which takes 1.05 to 1.3 times less. In fp32 it would take more
+bias to each tile of the product before that is written, which takes up to 1.3 times less. In fp32 it would take more
 (benchmarks/linear.py).
 """
 
