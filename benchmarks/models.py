@@ -242,6 +242,8 @@ def compare(case: Case, bench: Bench, passes: str) -> str:
     low, middle, high = statistics.quantiles([row[0] / row[1] for row in times], n=4)
     cells += [f"{case.peer} {rate(0):.2f}", f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
     if passes == "train":
+        for network in networks:
+            network.zero_grad(set_to_none=True)  # those of the last step would count as if they had been there before
         peaks = [bench.peak(step) for step in steps[:2]]
         return row_of([*cells, f"{peaks[1] / 2**20:.0f} MiB, {peaks[0] / peaks[1]:.2f}"])
     return row_of([*cells, ""])
