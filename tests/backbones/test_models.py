@@ -315,7 +315,8 @@ def test_a_linear_layer_in_bf16_is_one_however_it_is_computed(bias: bool) -> Non
             assert copy.deepcopy(layer).double()(x.double()).dtype == torch.float64
     for y in (with_gradients, got, one_by_one, traced, cast):
         assert y.dtype == torch.bfloat16
-        torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=2**-8)
+        # torch's own rounds the sum twice, at up to 1.2 times 2**-8 in 3000 draws; oneDNN's once, at 0.7 times
+        torch.testing.assert_close(y.double(), exact, rtol=2**-7, atol=2**-7)
 
 
 @pytest.mark.skipif(
