@@ -29,8 +29,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     """In bf16, of itself or by autocast, with nothing to differentiate or trace, and a plain weight (not, say, a
-    quantised one)."""
+    quantised one). Shapes that do not fit are left to torch, which says so best."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(weight) not in (Tensor, nn.Parameter):
+        return False
+    if x.shape[-1:] != weight.shape[1:]:
         return False
     if torch.is_autocast_enabled("cpu"):
         narrow = torch.get_autocast_dtype("cpu") == torch.bfloat16 and torch.float64 not in (x.dtype, weight.dtype)

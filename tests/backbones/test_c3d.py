@@ -102,11 +102,11 @@ def test_a_still_video_is_its_image_when_inflated_at_the_centre(bn: bool) -> Non
     assert len(report.inflated) == 8
     assert report.dropped["classifier.0.weight"] == "belongs to the fully connected layers, which saw a whole image"
     assert set(report.initialised) == {f"classifier.{i}.{part}" for i in (0, 3) for part in ("weight", "bias")}
-    picture = torch.randn(1, 3, 64, 64)
+    picture = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
-        features = video.forward_features(picture.unsqueeze(2).expand(-1, -1, 16, -1, -1))
-        expected = image.forward_features(picture).unsqueeze(2)
-        torch.testing.assert_close(features, expected.expand_as(features), rtol=1e-3, atol=1e-4)
+        features = video.double().forward_features(picture.unsqueeze(2).expand(-1, -1, 16, -1, -1))
+        expected = image.double().forward_features(picture).unsqueeze(2)
+        torch.testing.assert_close(features, expected.expand_as(features), rtol=1e-9, atol=1e-9)
 
 
 def test_timm_writes_vggs_full_layers_as_convolutions() -> None:

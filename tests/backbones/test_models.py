@@ -335,5 +335,7 @@ def test_only_plain_layers_in_bf16_without_gradients_leave_torch_for_onednn() ->
     with torch.no_grad():
         assert calls(layer, x) == 1
         assert calls(Linear(8, 4), x.float()) == 0
+        with pytest.raises(RuntimeError, match="2x7 and 8x4"):
+            layer(x[:, :7])
         with torch.autocast("cpu", torch.bfloat16):
             assert calls(Linear(8, 4), x.float()) == 1
