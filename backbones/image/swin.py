@@ -95,12 +95,15 @@ def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
 
 
 def attend_biased(qkv: Tensor, bias: Tensor, dropout_p: float) -> Tensor:
-    """Softmax attention with a bias for each head: qkv (n, N, 3, h, d), bias (h, N, N) -> (n, N, h * d)."""
+    """Softmax attention with a bias for each head: qkv (n, N, 3, h, d), bias (h, N, N) -> (n, N, h * d).
+
+    torch's fused kernel for a CPU takes masks of two or four axes only.
+    """
     if qkv.device.type == "cpu" and dropout_p == 0.0 and not torch.compiler.is_compiling():
         with torch.autocast("cpu", enabled=False):
             return _BiasedAttention.apply(qkv, bias)
     q, k, v = qkv.transpose(1, 3).unbind(2)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], dropout_p=dropout_p).transpose(1, 2).flatten(2)
 
 
 class WindowAttention(nn.Module):
