@@ -117,13 +117,19 @@ def test_attention_is_its_formula_and_so_is_its_gradient() -> None:
     assert torch.autograd.gradcheck(lambda x, b: attend_biased(x, b, 0.0), (qkv, bias), fast_mode=True)
 
 
-def test_compiled_attention_is_torchs_fused_one_too() -> None:
-    qkv, bias = noise(5, 6, 3, 2, 4), noise(2, 6, 6)
+def test_compiled_attention_is_torchs_fused_one_too_and_keeps_no_scores() -> None:
+    qkv, bias = noise(5, 6, 3, 2, 4).requires_grad_(), noise(2, 6, 6).requires_grad_()
     compiled = torch.compile(attend_biased, backend="aot_eager", fullgraph=True)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(qkv, bias, 0.0), attend_biased(qkv, bias, 0.0))
-        with torch.profiler.profile() as profile:
-            compiled(qkv, bias, 0.0)
+    expected = attend_biased(qkv, bias, 0.0)
+    whole = torch.autograd.grad(expected.square().sum(), (qkv, bias))
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        got = compiled(qkv, bias, 0.0)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(torch.autograd.grad(got.square().sum(), (qkv, bias)), whole)
+    assert sorted(kept) == [bias.numel(), qkv.numel()], "more than its inputs"
+    with torch.profiler.profile() as profile, torch.no_grad():
+        compiled(qkv, bias, 0.0)
     # explicit products would take twice as long
     assert "aten::_scaled_dot_product_flash_attention_for_cpu" in {event.key for event in profile.key_averages()}
 
