@@ -24,7 +24,7 @@ _COLUMNS = 3  # of weights whose gradient oneDNN is fast at: that of 5 takes 16 
 def depthwise_conv3d(x: Tensor, weight: Tensor, stride: Triple, padding: Triple, bias: Tensor | None = None) -> Tensor:
     """`F.conv3d(x, weight, bias, groups=C)` for one filter a channel; the same values and gradients, sooner."""
     own_backward = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not own_backward or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not own_backward or x.device.type != "cpu" or torch.compiler.is_exporting():
         return F.conv3d(x, weight, bias, stride, padding, groups=x.shape[1])
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
@@ -64,17 +64,28 @@ def _input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, stride: Tri
     return F.conv3d(grad, weight.flip(2, 3, 4), None, 1, around, groups=shape[1])
 
 
+@torch.library.custom_op(
+    "tubelet::depthwise_weight_gradient",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding) -> Tensor",
+)
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Triple, padding: Triple) -> Tensor:
-    """Tap by tap along time, and at most `_COLUMNS` of the kernel's columns at once."""
-    columns = weight.shape[4]
+    """Tap by tap along time, and at most `_COLUMNS` of the kernel's columns at once. An operator, since a compiler
+    would take twice as long over a network with all of these taps."""
+    columns, of_weight = weight.shape[4], torch.empty_like(weight)
     if columns <= _COLUMNS:
-        return _by_temporal_tap(grad, x, weight, stride, padding)
-    padded, reach, parts = F.pad(x, (padding[2], padding[2])), (grad.shape[4] - 1) * stride[2], []
+        return of_weight.copy_(_by_temporal_tap(grad, x, weight, stride, padding))
+    padded, reach = F.pad(x, (padding[2], padding[2])), (grad.shape[4] - 1) * stride[2]
     for first in range(0, columns, _COLUMNS):
         part = weight[..., first : first + _COLUMNS]
         seen = padded[..., first : first + reach + part.shape[4]].contiguous(memory_format=torch.channels_last_3d)
-        parts.append(_by_temporal_tap(grad, seen, part, stride, (*padding[:2], 0)))
-    return torch.cat(parts, dim=4)
+        of_weight[..., first : first + _COLUMNS] = _by_temporal_tap(grad, seen, part, stride, (*padding[:2], 0))
+    return of_weight
+
+
+@_weight_gradient.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, stride: Triple, padding: Triple) -> Tensor:
+    return torch.empty_like(weight)
 
 
 def _by_temporal_tap(grad: Tensor, x: Tensor, weight: Tensor, stride: Triple, padding: Triple) -> Tensor:

@@ -1,6 +1,7 @@
 """CSN: separated channels, and what of an image network's weights they can use."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_gradients_are_those_of_torchs_own_convolution(mode: str) -> None:
     for plain in (False, True):
         for module in model.modules():
             if plain and isinstance(module, nn.Conv3d):
-                module.forward = lambda x, conv=module: nn.Conv3d.forward(conv, x)
+                module._conv_forward = partial(nn.Conv3d._conv_forward, module)
         model.zero_grad()
         model(x).square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])

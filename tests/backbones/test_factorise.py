@@ -165,6 +165,20 @@ def test_depthwise_under_autocast_and_frozen() -> None:
     )
 
 
+@pytest.mark.parametrize("columns", [3, 5])
+def test_depthwise_gradients_are_our_own_when_compiled(columns: int) -> None:
+    x = torch.randn(2, 4, 3, 6, 7, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 1, 3, 3, columns, dtype=torch.float64, requires_grad=True)
+    compiled = torch.compile(depthwise_conv3d, backend="aot_eager", fullgraph=True)
+    y, expected = (f(x, weight, (1, 2, 1), (1, 1, 2)) for f in (compiled, depthwise_conv3d))
+    torch.testing.assert_close(y, expected)
+    with torch.profiler.profile() as profile:
+        got = torch.autograd.grad(y.square().sum(), (x, weight))
+    torch.testing.assert_close(got, torch.autograd.grad(expected.square().sum(), (x, weight)))
+    # torch's own, of three dimensions, would take ten times as long
+    assert "tubelet::depthwise_weight_gradient" in {event.key for event in profile.key_averages()}
+
+
 _TO_MMACTION = (
     (r"^head\.", "cls_head.fc_cls."),
     (r"\.downsample\.0\.", ".downsample.conv."),
