@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from ..lift.linear import Linear
 from ..lift.windows import MASKED, Windows, permute, relative_offsets, windows_over
@@ -35,7 +35,7 @@ _SCORES_IN_CACHE = 2**22  # bytes
 Biases = list[tuple[int, Tensor]]
 
 
-@torch.library.custom_op("tubelet::attend_biased", mutates_args=(), schema="(Tensor qkv, Tensor bias) -> Tensor")
+@library.custom_op("tubelet::attend_biased", mutates_args=(), schema="(Tensor qkv, Tensor bias) -> Tensor")
 def _attend_biased(qkv: Tensor, bias: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v for qkv (n, N, 3, h, d) and bias (h, N, N) on a CPU, where torch's fused kernel
     has no gradient of the bias.
@@ -49,7 +49,7 @@ def _attend_biased(qkv: Tensor, bias: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None]).transpose(1, 2).flatten(2)
 
 
-@torch.library.custom_op(
+@library.custom_op(
     "tubelet::attend_biased_backward",
     mutates_args=(),
     schema="(Tensor qkv, Tensor bias, Tensor grad) -> (Tensor, Tensor)",

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 from torch.autograd.function import once_differentiable
 
 Triple = tuple[int, int, int]
@@ -64,7 +64,7 @@ def _input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, stride: Tri
     return F.conv3d(grad, weight.flip(2, 3, 4), None, 1, around, groups=shape[1])
 
 
-@torch.library.custom_op(
+@library.custom_op(
     "tubelet::depthwise_weight_gradient",
     mutates_args=(),
     schema="(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding) -> Tensor",
